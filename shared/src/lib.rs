@@ -1,1 +1,18 @@
-//! shared
+//! The nouns and the doors of Roundsman: the job model, the store, the pipe protocol, settings and
+//! the client that enqueues. Nothing here knows of workers, masters or supervisors.
+//!
+//! ```text
+//! names, clock            words and times that everything else is made of
+//! job/                    the job, its lifecycle table and the arithmetic of outcomes (pure)
+//! protocol                the lines that travel over a worker's stdin and stdout (pure)
+//! settings/               what the operator wrote, checked
+//! store/                  the verbs, on Redis and on SQLite
+//! ```
+
+pub mod clock;
+#[cfg(feature = "store")]
+pub mod job;
+pub mod names;
+pub mod protocol;
+pub mod settings;
+pub mod telemetry;

@@ -1,0 +1,28 @@
+//! The job: what a producer says of it, how it is kept, which states it passes through and what each outcome of a
+//! delivery does to it. Everything here is pure.
+//!
+//! ```text
+//! spec        what a producer sends, checked                      (JSON -> NewJob)
+//! record      what a store keeps of it, as one string             (NewJob <-> Record)
+//! lifecycle   the one table of states and events
+//! progress    what has happened to it so far: attempts, crashes   (one string beside the record)
+//! policy      what a queue grants its jobs; the arithmetic of retries
+//! settle      outcome of a delivery -> what the store is to write
+//! view        the job as people and programs see it
+//! ```
+
+pub mod lifecycle;
+pub mod policy;
+pub mod progress;
+pub mod record;
+pub mod settle;
+pub mod spec;
+pub mod view;
+
+pub use lifecycle::{FinalState, State};
+pub use policy::{Backoff, Policy};
+pub use progress::{Attempt, AttemptEnd, Progress};
+pub use record::{Record, Spec};
+pub use settle::{Outcome, Run, Settlement, settle};
+pub use spec::{Due, NewJob, SpecError};
+pub use view::JobView;
