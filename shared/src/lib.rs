@@ -15,4 +15,6 @@ pub mod job;
 pub mod names;
 pub mod protocol;
 pub mod settings;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod telemetry;
