@@ -127,6 +127,12 @@ impl Progress {
         out
     }
 
+    /// What is left of it when somebody wants the job tried again: the history, but no strikes.
+    #[must_use]
+    pub fn forgiven(&self) -> Self {
+        Self { attempt: self.attempt, attempts: self.attempts.clone(), ..Self::default() }
+    }
+
     /// Adds an attempt; the first and the newest ones are kept.
     pub fn push(&mut self, attempt: Attempt) {
         if self.attempts.len() >= MAX_ATTEMPTS_KEPT {

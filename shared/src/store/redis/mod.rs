@@ -1,37 +1,47 @@
-//! STUB
-#![allow(unused_variables, clippy::all)]
-use super::*;
-use std::time::Duration;
+//! The store on Redis 7.0 or later (and Valkey): for any number of hosts.
+//!
+//! ```text
+//! keys      every key's name
+//! scripts   one Lua file a verb, each an atomic step
+//! link      the connection, its deadlines, and what the server must be like
+//! enqueue, deliver, operate, reads, inbox, hints    the verbs
+//! ```
+//! Ordinary traffic shares one multiplexed connection; whatever blocks (an inbox, the hints) has its own.
 
+mod deliver;
+mod enqueue;
+mod hints;
+mod inbox;
+mod keys;
+mod link;
+mod operate;
+mod reads;
+mod reply;
+mod scripts;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use super::{StoreConfig, StoreError};
+use crate::names::QueueName;
+pub use inbox::Taken;
+
+/// See the module's text.
 #[derive(Debug, Clone)]
-pub struct RedisStore;
+pub struct RedisStore {
+    link: Arc<link::Link>,
+    keys: keys::Keys,
+    /// Queues that this process has entered in the registry.
+    known: Arc<Mutex<HashSet<QueueName>>>,
+}
 
 impl RedisStore {
-    pub async fn open(url: &str, config: &StoreConfig) -> Result<Self, StoreError> { todo!() }
-    pub async fn enqueue(&self, queue: &QueueName, jobs: &[crate::job::NewJob], max_waiting: u64) -> Result<Vec<Enqueued>, StoreError> { todo!() }
-    pub async fn exchange(&self, settle: Option<&SettleRequest>, pull: Option<&PullRequest>) -> Result<(Vec<Answer>, Option<Pulled>), StoreError> { todo!() }
-    pub async fn renew(&self, request: &RenewRequest) -> Result<Renewed, StoreError> { todo!() }
-    pub async fn unacked(&self, queue: &QueueName, worker: &WorkerId) -> Result<Vec<Held>, StoreError> { todo!() }
-    pub async fn pulse(&self, queue: &QueueName, lease: Duration) -> Result<Pulse, StoreError> { todo!() }
-    pub async fn trim(&self, queue: &QueueName, retention: &Retention) -> Result<bool, StoreError> { todo!() }
-    pub async fn cancel(&self, queue: &QueueName, id: &JobId) -> Result<Cancelled, StoreError> { todo!() }
-    pub async fn reschedule(&self, queue: &QueueName, id: &JobId, due: Due) -> Result<Changed, StoreError> { todo!() }
-    pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<Changed, StoreError> { todo!() }
-    pub async fn delete(&self, queue: &QueueName, id: &JobId) -> Result<Changed, StoreError> { todo!() }
-    pub async fn purge(&self, queue: &QueueName, state: crate::job::State) -> Result<u64, StoreError> { todo!() }
-    pub async fn pause(&self, queue: &QueueName, paused: bool) -> Result<(), StoreError> { todo!() }
-    pub async fn look(&self, queue: &QueueName, ids: &[JobId]) -> Result<Vec<Option<Found>>, StoreError> { todo!() }
-    pub async fn list(&self, queue: &QueueName, state: crate::job::State, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> { todo!() }
-    pub async fn queues(&self) -> Result<Vec<QueueName>, StoreError> { todo!() }
-    pub async fn overview(&self, queue: &QueueName) -> Result<QueueView, StoreError> { todo!() }
-    pub async fn live(&self, queue: &QueueName) -> Result<std::collections::BTreeMap<String, String>, StoreError> { todo!() }
-    pub async fn set_live(&self, queue: &QueueName, key: &str, value: Option<&str>) -> Result<(), StoreError> { todo!() }
-    pub async fn outbox(&self, queue: &QueueName) -> Result<Vec<Outgoing>, StoreError> { todo!() }
-    pub async fn outbox_moved(&self, queue: &QueueName, tickets: &[String]) -> Result<(), StoreError> { todo!() }
-    pub async fn beat(&self, beat: &HostBeat) -> Result<(), StoreError> { todo!() }
-    pub async fn leave(&self, host: &str) -> Result<(), StoreError> { todo!() }
-    pub async fn hosts(&self) -> Result<Vec<String>, StoreError> { todo!() }
-    pub async fn clock(&self) -> Result<StoreClock, StoreError> { todo!() }
-    pub async fn durability(&self) -> Result<Durability, StoreError> { todo!() }
-    pub async fn listen(&self, queues: &[QueueName], host: &str) -> Result<mpsc::Receiver<Hint>, StoreError> { todo!() }
+    /// Connects and checks the server.
+    ///
+    /// # Errors
+    /// See [`super::Store::open`].
+    pub async fn open(url: &str, config: &StoreConfig) -> Result<Self, StoreError> {
+        let link = link::Link::open(url).await?;
+        Ok(Self { link: Arc::new(link), keys: keys::Keys::new(config.namespace.clone()), known: Arc::default() })
+    }
 }

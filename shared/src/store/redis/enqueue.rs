@@ -1,0 +1,90 @@
+//! Storing jobs.
+
+use redis::Cmd;
+
+use super::RedisStore;
+use super::reply::Parts;
+use crate::job::record;
+use crate::job::{Due, NewJob};
+use crate::names::QueueName;
+use crate::store::{Enqueued, MAX_BATCH, StoreError};
+
+impl RedisStore {
+    /// See [`crate::store::Store::enqueue`].
+    pub async fn enqueue(
+        &self,
+        queue: &QueueName,
+        jobs: &[NewJob],
+        max_waiting: u64,
+    ) -> Result<Vec<Enqueued>, StoreError> {
+        self.link.room().await?;
+        self.register(queue).await?;
+        let mut answers = Vec::with_capacity(jobs.len());
+        for batch in jobs.chunks(MAX_BATCH) {
+            let mut parts = Parts::new(self.link.run_one(self.enqueue_call(queue, batch, max_waiting)).await?)?;
+            parts.time()?;
+            for _ in batch {
+                answers.push(enqueued(&mut parts)?.unwrap_or(Enqueued::Existing));
+            }
+        }
+        Ok(answers)
+    }
+
+    pub(super) fn enqueue_call(&self, queue: &QueueName, jobs: &[NewJob], max_waiting: u64) -> Cmd {
+        let mut call = self.link.scripts.enqueue.call(&self.keys.base(queue));
+        call.arg(max_waiting).arg(jobs.len());
+        for job in jobs {
+            let (mode, micros) = due_args(job.due);
+            call.arg(job.id.as_str()).arg(job.priority).arg(mode).arg(micros);
+            match job.expires {
+                Some(expires) => call.arg(expires.as_micros()),
+                None => call.arg(""),
+            };
+            call.arg(&job.content);
+            if job.content.as_bytes().first().is_some_and(u8::is_ascii_lowercase) {
+                let content = job.content.split('\n').next().unwrap_or_default();
+                call.arg(record::digest(content));
+            } else {
+                call.arg("");
+            }
+        }
+        call
+    }
+
+    /// Enters a queue in the registry, once a process.
+    pub(super) async fn register(&self, queue: &QueueName) -> Result<(), StoreError> {
+        if self.known.lock().is_ok_and(|known| known.contains(queue)) {
+            return Ok(());
+        }
+        self.link.query::<()>(redis::cmd("SADD").arg(self.keys.queues()).arg(queue.as_str())).await?;
+        if let Ok(mut known) = self.known.lock() {
+            known.insert(queue.clone());
+        }
+        Ok(())
+    }
+}
+
+/// How a due time is told to a script.
+pub(super) fn due_args(due: Due) -> (&'static str, i64) {
+    match due {
+        Due::Now => ("now", 0),
+        Due::In(span) => ("in", i64::try_from(span.as_micros()).unwrap_or(i64::MAX)),
+        Due::At(due) => ("at", due.as_micros()),
+    }
+}
+
+/// One item's answer; `None` where its inbox entry had been taken by another.
+pub(super) fn enqueued(parts: &mut Parts) -> Result<Option<Enqueued>, StoreError> {
+    let code: u8 = parts.number()?;
+    let detail = parts.text()?;
+    let number = || detail.parse::<i64>().unwrap_or(0);
+    Ok(Some(match code {
+        0 => Enqueued::Created { due: crate::clock::StoreTime::from_micros(number()) },
+        1 => Enqueued::Existing,
+        2 => Enqueued::Conflict,
+        3 => Enqueued::Full { waiting: u64::try_from(number()).unwrap_or(0) },
+        4 => Enqueued::Expired,
+        5 => return Ok(None),
+        other => return Err(StoreError::Corrupt(format!("enqueue answered {other}"))),
+    }))
+}

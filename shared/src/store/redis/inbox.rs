@@ -1,0 +1,126 @@
+//! The inbox: jobs that any Redis client pushed. There is no blocking peek in Redis, so an entry is moved to the list
+//! of a taker, looked at there, and leaves that list in the same step as its job comes to exist. What a dead taker
+//! left behind is taken over by the next.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, Direction};
+
+use super::RedisStore;
+use super::enqueue::enqueued;
+use super::link::failed;
+use super::reply::Parts;
+use crate::job::NewJob;
+use crate::names::{JobId, QueueName};
+use crate::store::{Enqueued, MAX_BATCH, StoreError};
+
+/// A raw entry in a taker's list.
+pub type Taken = Vec<u8>;
+
+/// A connection that may block, for one queue's inbox.
+#[derive(Debug)]
+pub struct InboxConnection(MultiplexedConnection);
+
+impl RedisStore {
+    /// A connection of its own, since waiting on it stalls whatever shares it.
+    ///
+    /// # Errors
+    /// When Redis is not reached.
+    pub async fn inbox_connection(&self, wait: Duration) -> Result<InboxConnection, StoreError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(2)))
+            .set_response_timeout(Some(wait + Duration::from_secs(5)));
+        let connection = self.link.client().get_multiplexed_async_connection_with_config(&config).await;
+        connection.map(InboxConnection).map_err(|error| failed(&error))
+    }
+
+    /// Waits up to `wait` for an entry and moves it, and what else is there up to a batch, to the taker's list.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn inbox_take(
+        &self,
+        connection: &mut InboxConnection,
+        queue: &QueueName,
+        taker: &str,
+        wait: Duration,
+    ) -> Result<Vec<Taken>, StoreError> {
+        let (inbox, taking) = (self.keys.of(queue, "inbox"), self.keys.taking(queue, taker));
+        let first: Option<Taken> =
+            Cmd::blmove(&inbox, &taking, Direction::Right, Direction::Left, wait.as_secs_f64())
+                .query_async(&mut connection.0)
+                .await
+                .map_err(|error| failed(&error))?;
+        let Some(first) = first else { return Ok(Vec::new()) };
+        let length: usize = self.link.query(&Cmd::llen(&inbox)).await?;
+        let mut taken = vec![first];
+        let more = length.min(MAX_BATCH - 1);
+        if more > 0 {
+            let mut pipe = redis::Pipeline::with_capacity(more);
+            for _ in 0..more {
+                pipe.lmove(&inbox, &taking, Direction::Right, Direction::Left);
+            }
+            let rest: Vec<Option<Taken>> =
+                pipe.query_async(&mut connection.0).await.map_err(|error| failed(&error))?;
+            taken.extend(rest.into_iter().flatten());
+        }
+        Ok(taken)
+    }
+
+    /// What stands in a taker's list, oldest first: left behind by an earlier life of it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn inbox_left(&self, queue: &QueueName, taker: &str) -> Result<Vec<Taken>, StoreError> {
+        let mut left: Vec<Taken> = self
+            .link
+            .query(&Cmd::lrange(self.keys.taking(queue, taker), -(MAX_BATCH as isize), -1))
+            .await?;
+        left.reverse();
+        Ok(left)
+    }
+
+    /// Makes jobs of entries; `None` where another had taken the entry. An entry whose job is refused stays in the
+    /// taker's list.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn inbox_admit(
+        &self,
+        queue: &QueueName,
+        taker: &str,
+        jobs: &[(NewJob, Taken)],
+        max_waiting: u64,
+    ) -> Result<Vec<Option<Enqueued>>, StoreError> {
+        self.link.room().await?;
+        self.register(queue).await?;
+        let (jobs, raw): (Vec<NewJob>, Vec<&Taken>) = jobs.iter().map(|(job, raw)| (job.clone(), raw)).unzip();
+        let mut call = self.enqueue_call(queue, &jobs, max_waiting);
+        call.arg(taker);
+        for raw in raw {
+            call.arg(raw);
+        }
+        let mut parts = Parts::new(self.link.run_one(call).await?)?;
+        parts.time()?;
+        jobs.iter().map(|_| enqueued(&mut parts)).collect()
+    }
+
+    /// Makes a dead letter of an entry that cannot become a job.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn inbox_bury(
+        &self,
+        queue: &QueueName,
+        taker: &str,
+        raw: &Taken,
+        letter: (&JobId, &str, &str),
+    ) -> Result<bool, StoreError> {
+        let (id, content, progress) = letter;
+        self.register(queue).await?;
+        let mut call = self.link.scripts.bury.call(&self.keys.base(queue));
+        call.arg(taker).arg(raw).arg(id.as_str()).arg(content).arg(progress);
+        Ok(self.link.run_one(call).await? == redis::Value::Int(1))
+    }
+}

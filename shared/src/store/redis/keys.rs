@@ -1,0 +1,85 @@
+//! Every key that the product keeps in Redis.
+//!
+//! All keys of a queue share its base, `NAMESPACE:{QUEUE}`, and so one cluster slot; the scripts make the rest of each
+//! key from it. Per queue:
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `:inbox` | list | raw jobs that producers pushed |
+//! | `:taking:TAKER` | list | raw jobs that an intake is about to take in |
+//! | `:jobs` | hash | id → record, as long as anything is known of the job |
+//! | `:due:PRIORITY` | sorted set | waiting ids by due time in microseconds |
+//! | `:prios` | sorted set | priorities in use |
+//! | `:progress` | hash | id → what has happened to a job that has not ended |
+//! | `:ended` | hash | id → the same of one that has |
+//! | `:done`, `:cancelled`, `:expired` | list | ended ids, oldest first |
+//! | `:dead` | sorted set | dead ids by the time of their end in ms |
+//! | `:unacked:WORKER` | hash | id → `TOKEN DUE [STARTED DEADLINE]` |
+//! | `:leases` | sorted set | worker → end of its lease in microseconds |
+//! | `:lost` | sorted set | workers whose lease lapsed, by when (ms) |
+//! | `:cancel:WORKER` | set | running ids that are to be cancelled |
+//! | `:remembered`, `:digests` | sorted set, hash | ended ids that producers chose, and their content |
+//! | `:outbox` | list | follow-ups on their way to their queues |
+//! | `:meta` | hash | clock offset, pause, last token, counters |
+//! | `:live` | hash | live settings |
+//! | `:hints` | channel | that there is something to do |
+//!
+//! Beside the queues: `NAMESPACE:queues` (set), `NAMESPACE:hosts` and `NAMESPACE:host-leases`.
+
+use crate::names::{Namespace, QueueName};
+
+/// Makes keys for one namespace.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    namespace: Namespace,
+}
+
+impl Keys {
+    pub(super) const fn new(namespace: Namespace) -> Self {
+        Self { namespace }
+    }
+
+    pub(super) fn base(&self, queue: &QueueName) -> String {
+        format!("{}:{{{queue}}}", self.namespace)
+    }
+
+    pub(super) fn of(&self, queue: &QueueName, name: &str) -> String {
+        format!("{}:{{{queue}}}:{name}", self.namespace)
+    }
+
+    pub(super) fn taking(&self, queue: &QueueName, taker: &str) -> String {
+        self.of(queue, &format!("taking:{taker}"))
+    }
+
+    /// The queue that a channel or key belongs to.
+    pub(super) fn queue_of<'k>(&self, key: &'k str) -> Option<&'k str> {
+        let rest = key.strip_prefix(self.namespace.as_str())?.strip_prefix(":{")?;
+        rest.split_once('}').map(|(queue, _)| queue)
+    }
+
+    pub(super) fn queues(&self) -> String {
+        format!("{}:queues", self.namespace)
+    }
+
+    pub(super) fn hosts(&self) -> String {
+        format!("{}:hosts", self.namespace)
+    }
+
+    pub(super) fn host_leases(&self) -> String {
+        format!("{}:host-leases", self.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inbox_is_where_producers_are_told() {
+        let keys = Keys::new(Namespace::new("roundsman").unwrap());
+        let queue = QueueName::new("default").unwrap();
+        assert_eq!(keys.of(&queue, "inbox"), "roundsman:{default}:inbox");
+        assert_eq!(keys.queue_of(&keys.of(&queue, "hints")), Some("default"));
+        assert_eq!(keys.queue_of("other:{default}:hints"), None);
+    }
+}

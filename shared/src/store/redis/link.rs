@@ -1,0 +1,172 @@
+//! The connection to Redis: deadlines on everything, reconnects, and the server's fitness.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::sync::Mutex;
+
+use super::scripts::Scripts;
+use crate::clock::Mono;
+use crate::store::{Durability, StoreError};
+
+/// How long an answer may take. Longer than any script, shorter than any lease's margin.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the memory figure that admits enqueues may be old.
+const MEMORY_AGE: Duration = Duration::from_millis(500);
+/// Enqueues are refused above this share of `maxmemory`, so that acknowledgements and retries still fit.
+const MEMORY_SHARE: f64 = 0.8;
+/// The oldest server whose scripts know flags.
+const MIN_VERSION: (u32, u32) = (7, 0);
+
+/// One shared connection and the scripts.
+#[derive(Debug)]
+pub(super) struct Link {
+    client: Client,
+    connection: ConnectionManager,
+    pub(super) scripts: Scripts,
+    /// When memory was last looked at, and what came of it.
+    memory: Mutex<Option<(Mono, Result<(), StoreError>)>>,
+}
+
+pub(super) fn failed(error: &RedisError) -> StoreError {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::ResponseError) if error.code() == Some("OOM") => {
+            StoreError::NearLimit("Redis has reached its maxmemory".to_owned())
+        }
+        ErrorKind::Server(ServerErrorKind::NoPerm) | ErrorKind::AuthenticationFailed => {
+            StoreError::Unfit(format!("Redis refused: {error}"))
+        }
+        _ if error.code() == Some("OOM") => StoreError::NearLimit("Redis has reached its maxmemory".to_owned()),
+        _ if error.code() == Some("MISCONF") => {
+            StoreError::NearLimit("Redis cannot write to its disk (MISCONF)".to_owned())
+        }
+        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => {
+            StoreError::Unfit("Redis wants another user name or password".to_owned())
+        }
+        _ => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+impl Link {
+    pub(super) async fn open(url: &str) -> Result<Self, StoreError> {
+        if url.starts_with("rediss://") {
+            // A second installation of the same provider is refused and harmless.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let client = Client::open(url).map_err(|error| StoreError::Unfit(format!("the Redis URL is wrong: {error}")))?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(ANSWER_TIMEOUT))
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(200))
+            .set_number_of_retries(1);
+        let mut connection =
+            ConnectionManager::new_with_config(client.clone(), config).await.map_err(|error| failed(&error))?;
+        let scripts = Scripts::new();
+        scripts.load(&mut connection).await.map_err(|error| failed(&error))?;
+        let link = Self { client, connection, scripts, memory: Mutex::new(None) };
+        link.check_server().await?;
+        Ok(link)
+    }
+
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs script calls in one round trip; one answer each.
+    pub(super) async fn run(&self, calls: &[Cmd]) -> Result<Vec<Value>, StoreError> {
+        let mut connection = self.connection.clone();
+        self.scripts.run(&mut connection, calls).await.map_err(|error| failed(&error))
+    }
+
+    /// Runs one script call.
+    pub(super) async fn run_one(&self, call: Cmd) -> Result<Value, StoreError> {
+        let answers = self.run(&[call]).await?;
+        answers.into_iter().next().ok_or_else(|| StoreError::Corrupt("Redis gave no answer".to_owned()))
+    }
+
+    /// Runs a plain command.
+    pub(super) async fn query<T: redis::FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
+        let mut connection = self.connection.clone();
+        cmd.query_async(&mut connection).await.map_err(|error| failed(&error))
+    }
+
+    async fn info(&self) -> Result<redis::InfoDict, StoreError> {
+        self.query(&redis::cmd("INFO")).await
+    }
+
+    async fn config(&self, name: &str) -> Option<String> {
+        let pair: Vec<String> = self.query(redis::cmd("CONFIG").arg("GET").arg(name)).await.ok()?;
+        pair.into_iter().nth(1)
+    }
+
+    /// Refuses a server that would lose jobs by design.
+    async fn check_server(&self) -> Result<(), StoreError> {
+        let info = self.info().await?;
+        let version: String = info.get("redis_version").unwrap_or_default();
+        let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+        let version_of = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        if version_of < MIN_VERSION {
+            return Err(StoreError::Unfit(format!("Redis {version} is too old; 7.0 or later is needed")));
+        }
+        if info.get::<String>("cluster_enabled").as_deref() == Some("1") {
+            return Err(StoreError::Unfit("Redis Cluster is not supported yet; use a single server".to_owned()));
+        }
+        let policy: String = info.get("maxmemory_policy").unwrap_or_else(|| "noeviction".to_owned());
+        let limit: u64 = info.get("maxmemory").unwrap_or(0);
+        // The volatile policies drop only keys that expire, and no key of ours does.
+        if limit > 0 && policy.starts_with("allkeys") {
+            return Err(StoreError::Unfit(format!(
+                "Redis drops keys when its memory is full (maxmemory-policy {policy}), and jobs with them; \
+                 set maxmemory-policy noeviction"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for more jobs.
+    pub(super) async fn room(&self) -> Result<(), StoreError> {
+        let mut memory = self.memory.lock().await;
+        let now = Mono::now();
+        if let Some((at, verdict)) = memory.as_ref()
+            && now.since(*at) < MEMORY_AGE
+        {
+            return verdict.clone();
+        }
+        let info: redis::InfoDict = self.query(redis::cmd("INFO").arg("memory")).await?;
+        let (used, limit): (u64, u64) = (info.get("used_memory").unwrap_or(0), info.get("maxmemory").unwrap_or(0));
+        let policy: String = info.get("maxmemory_policy").unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "a share of bytes needs no more")]
+        let verdict = if limit > 0 && policy.starts_with("allkeys") {
+            Err(StoreError::Unfit(format!("Redis drops keys when its memory is full (maxmemory-policy {policy})")))
+        } else if limit > 0 && used as f64 > limit as f64 * MEMORY_SHARE {
+            Err(StoreError::NearLimit(format!(
+                "Redis uses {used} of {limit} bytes (maxmemory); above {:.0} % only running jobs go on",
+                MEMORY_SHARE * 100.0
+            )))
+        } else {
+            Ok(())
+        };
+        *memory = Some((now, verdict.clone()));
+        verdict
+    }
+
+    pub(super) async fn durability(&self) -> Result<Durability, StoreError> {
+        let info = self.info().await?;
+        let aof = info.get::<String>("aof_enabled").as_deref() == Some("1");
+        let fsync = self.config("appendfsync").await;
+        let answer = |level: &str, why: String| Ok(Durability { level: level.to_owned(), why });
+        match (aof, fsync.as_deref()) {
+            (true, Some("always")) => answer("fsync", "appendonly yes, appendfsync always".to_owned()),
+            (true, fsync) => {
+                let fsync = fsync.unwrap_or("unknown");
+                answer("memory", format!("appendonly yes, appendfsync {fsync}: a crash may lose the last seconds"))
+            }
+            (false, _) => {
+                answer("memory", "appendonly no: a crash of Redis loses what came after its last snapshot".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What people do to jobs and queues.
+
+use std::collections::BTreeMap;
+
+use redis::Cmd;
+
+use super::RedisStore;
+use super::enqueue::due_args;
+use crate::job::progress::Progress;
+use crate::job::view::{Found, Place};
+use crate::job::{Due, FinalState, Policy, State};
+use crate::names::{JobId, QueueName};
+use crate::store::{Cancelled, Changed, Durability, HostBeat, StoreError};
+
+/// How often a change is tried again when the job moved between being looked at and being changed.
+const TRIES: usize = 16;
+
+fn busy() -> StoreError {
+    StoreError::Unavailable("the job keeps changing; try again".to_owned())
+}
+
+impl RedisStore {
+    async fn look_one(&self, queue: &QueueName, id: &JobId) -> Result<Option<Seen>, StoreError> {
+        Ok(self.look_raw(queue, std::slice::from_ref(id)).await?.into_iter().next().flatten())
+    }
+
+    fn revise_call(&self, queue: &QueueName, id: &JobId, seen: &Seen, verb: &str) -> Cmd {
+        let place = if seen.found.place == Place::Ended { "ended" } else { "waiting" };
+        let mut call = self.link.scripts.revise.call(&self.keys.base(queue));
+        call.arg(id.as_str()).arg(place).arg(&seen.progress).arg(verb);
+        call
+    }
+
+    async fn done(&self, call: Cmd) -> Result<bool, StoreError> {
+        Ok(self.link.run_one(call).await? == redis::Value::Int(1))
+    }
+
+    /// See [`crate::store::Store::cancel`].
+    pub async fn cancel(&self, queue: &QueueName, id: &JobId) -> Result<Cancelled, StoreError> {
+        for _ in 0..TRIES {
+            let Some(seen) = self.look_one(queue, id).await? else { return Ok(Cancelled::NotFound) };
+            match &seen.found.place {
+                Place::Ended => return Ok(Cancelled::AlreadyEnded(seen.found.state())),
+                Place::Running(unacked) => {
+                    let mut call = self.link.scripts.tell.call(&self.keys.base(queue));
+                    call.arg(id.as_str()).arg(unacked.worker.as_str());
+                    if self.done(call).await? {
+                        return Ok(Cancelled::Told(unacked.worker.clone()));
+                    }
+                }
+                Place::Waiting { due } => {
+                    let mut progress = seen.found.progress.clone();
+                    progress.state = Some(FinalState::Cancelled);
+                    progress.due = progress.due.or(Some(due.as_millis()));
+                    progress.ended = Some(seen.found.now.as_millis());
+                    let record = &seen.found.record;
+                    let digest = if record.chosen() { record.digest() } else { String::new() };
+                    let mut call = self.revise_call(queue, id, &seen, "finish");
+                    call.arg(progress.encode(0)).arg(digest).arg(Policy::default().keep_done_max);
+                    if self.done(call).await? {
+                        return Ok(Cancelled::Now);
+                    }
+                }
+            }
+        }
+        Err(busy())
+    }
+
+    /// See [`crate::store::Store::reschedule`].
+    pub async fn reschedule(&self, queue: &QueueName, id: &JobId, due: Due) -> Result<Changed, StoreError> {
+        for _ in 0..TRIES {
+            let Some(seen) = self.look_one(queue, id).await? else { return Ok(Changed::NotFound) };
+            if !matches!(seen.found.place, Place::Waiting { .. }) {
+                return Ok(Changed::Refused(seen.found.state()));
+            }
+            let (mode, micros) = due_args(due);
+            let mut call = self.revise_call(queue, id, &seen, "due");
+            call.arg(mode).arg(micros);
+            if let Some((token, mut progress)) = Progress::decode(&seen.progress) {
+                progress.due = None;
+                call.arg(progress.encode(token));
+            }
+            if self.done(call).await? {
+                return Ok(Changed::Ok);
+            }
+        }
+        Err(busy())
+    }
+
+    /// See [`crate::store::Store::retry`].
+    pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<Changed, StoreError> {
+        for _ in 0..TRIES {
+            let Some(seen) = self.look_one(queue, id).await? else { return Ok(Changed::NotFound) };
+            let state = seen.found.state();
+            let call = match state {
+                State::Scheduled => {
+                    let mut call = self.revise_call(queue, id, &seen, "due");
+                    call.arg("now").arg(0);
+                    if let Some((token, mut progress)) = Progress::decode(&seen.progress) {
+                        progress.due = None;
+                        call.arg(progress.encode(token));
+                    }
+                    call
+                }
+                State::Dead | State::Cancelled | State::Expired => {
+                    let spec = seen.found.record.decode().map_err(|error| StoreError::Corrupt(error.to_string()))?;
+                    let forgiven = seen.found.progress.forgiven();
+                    let mut call = self.revise_call(queue, id, &seen, "revive");
+                    call.arg(forgiven.encode(0)).arg(spec.priority);
+                    call
+                }
+                State::Ready | State::Running | State::Done => return Ok(Changed::Refused(state)),
+            };
+            if self.done(call).await? {
+                return Ok(Changed::Ok);
+            }
+        }
+        Err(busy())
+    }
+
+    /// See [`crate::store::Store::delete`].
+    pub async fn delete(&self, queue: &QueueName, id: &JobId) -> Result<Changed, StoreError> {
+        for _ in 0..TRIES {
+            let Some(seen) = self.look_one(queue, id).await? else { return Ok(Changed::NotFound) };
+            if matches!(seen.found.place, Place::Running(_)) {
+                return Ok(Changed::Refused(State::Running));
+            }
+            if self.done(self.revise_call(queue, id, &seen, "delete")).await? {
+                return Ok(Changed::Ok);
+            }
+        }
+        Err(busy())
+    }
+
+    /// See [`crate::store::Store::purge`].
+    pub async fn purge(&self, queue: &QueueName, state: State) -> Result<u64, StoreError> {
+        if state == State::Running {
+            return Ok(0);
+        }
+        let mut call = self.link.scripts.purge.call(&self.keys.base(queue));
+        call.arg(state.as_str());
+        match self.link.run_one(call).await? {
+            redis::Value::Int(count) => Ok(u64::try_from(count).unwrap_or(0)),
+            _ => Err(StoreError::Corrupt("purge gave no number".to_owned())),
+        }
+    }
+
+    async fn announce(&self, queue: &QueueName) -> Result<(), StoreError> {
+        self.link.query::<i64>(redis::cmd("PUBLISH").arg(self.keys.of(queue, "hints")).arg("changed")).await?;
+        Ok(())
+    }
+
+    /// See [`crate::store::Store::pause`].
+    pub async fn pause(&self, queue: &QueueName, paused: bool) -> Result<(), StoreError> {
+        self.register(queue).await?;
+        let meta = self.keys.of(queue, "meta");
+        self.link.query::<i64>(redis::cmd("HSET").arg(meta).arg("paused").arg(u8::from(paused))).await?;
+        self.announce(queue).await
+    }
+
+    /// See [`crate::store::Store::live`].
+    pub async fn live(&self, queue: &QueueName) -> Result<BTreeMap<String, String>, StoreError> {
+        self.link.query(redis::cmd("HGETALL").arg(self.keys.of(queue, "live"))).await
+    }
+
+    /// See [`crate::store::Store::set_live`].
+    pub async fn set_live(&self, queue: &QueueName, key: &str, value: Option<&str>) -> Result<(), StoreError> {
+        self.register(queue).await?;
+        let live = self.keys.of(queue, "live");
+        match value {
+            Some(value) => self.link.query::<i64>(redis::cmd("HSET").arg(live).arg(key).arg(value)).await?,
+            None => self.link.query::<i64>(redis::cmd("HDEL").arg(live).arg(key)).await?,
+        };
+        let meta = self.keys.of(queue, "meta");
+        self.link.query::<i64>(redis::cmd("HINCRBY").arg(meta).arg("live").arg(1)).await?;
+        self.announce(queue).await
+    }
+
+    /// See [`crate::store::Store::beat`].
+    pub async fn beat(&self, beat: &HostBeat) -> Result<(), StoreError> {
+        let until = self.clock().await?.reading + beat.lease;
+        self.link.query::<i64>(redis::cmd("HSET").arg(self.keys.hosts()).arg(&beat.host).arg(&beat.record)).await?;
+        let leases = self.keys.host_leases();
+        self.link.query::<i64>(redis::cmd("ZADD").arg(leases).arg(until.as_millis()).arg(&beat.host)).await?;
+        Ok(())
+    }
+
+    /// See [`crate::store::Store::leave`].
+    pub async fn leave(&self, host: &str) -> Result<(), StoreError> {
+        self.link.query::<i64>(redis::cmd("HDEL").arg(self.keys.hosts()).arg(host)).await?;
+        self.link.query::<i64>(redis::cmd("ZREM").arg(self.keys.host_leases()).arg(host)).await?;
+        Ok(())
+    }
+
+    /// See [`crate::store::Store::hosts`].
+    pub async fn hosts(&self) -> Result<Vec<String>, StoreError> {
+        let now = self.clock().await?.reading.as_millis();
+        let leases = self.keys.host_leases();
+        let live: Vec<String> =
+            self.link.query(redis::cmd("ZRANGEBYSCORE").arg(leases).arg(format!("({now}")).arg("+inf")).await?;
+        if live.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records: Vec<Option<String>> =
+            self.link.query(redis::cmd("HMGET").arg(self.keys.hosts()).arg(&live)).await?;
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// See [`crate::store::Store::durability`].
+    pub async fn durability(&self) -> Result<Durability, StoreError> {
+        self.link.durability().await
+    }
+}
+
+/// A job together with the raw progress that a change of it is compared by.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) found: Found,
+    pub(super) progress: String,
+}

@@ -1,0 +1,145 @@
+//! The scripts: one file a verb, each made of the shared prelude and its own text, loaded once a server and called by
+//! digest. A server that lost them (a restart, a failover) is given them again, and the call repeated.
+
+use redis::aio::ConnectionManager;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+
+/// A script and the digest that Redis knows it by.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: String,
+    sha: String,
+}
+
+/// `allow-oom`: acknowledgements and deliveries must go on when Redis has no memory left; enqueues must not.
+macro_rules! script {
+    ($name:literal, $flags:literal) => {
+        Script::new(concat!(
+            "#!lua",
+            $flags,
+            "\n",
+            include_str!("scripts/prelude.lua"),
+            include_str!(concat!("scripts/", $name, ".lua"))
+        ))
+    };
+}
+
+impl Script {
+    fn new(text: &str) -> Self {
+        let sha = redis::Script::new(text).get_hash().to_owned();
+        Self { text: text.to_owned(), sha }
+    }
+
+    /// A call of this script on a queue, still without arguments.
+    pub(super) fn call(&self, base: &str) -> Cmd {
+        let mut cmd = Cmd::new();
+        cmd.arg("EVALSHA").arg(&self.sha).arg(1).arg(base);
+        cmd
+    }
+}
+
+/// All scripts.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) enqueue: Script,
+    pub(super) pull: Script,
+    pub(super) settle: Script,
+    pub(super) renew: Script,
+    pub(super) unacked: Script,
+    pub(super) pulse: Script,
+    pub(super) trim: Script,
+    pub(super) glance: Script,
+    pub(super) look: Script,
+    pub(super) revise: Script,
+    pub(super) tell: Script,
+    pub(super) purge: Script,
+    pub(super) bury: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            enqueue: script!("enqueue", ""),
+            pull: script!("pull", " flags=allow-oom"),
+            settle: script!("settle", " flags=allow-oom"),
+            renew: script!("renew", " flags=allow-oom"),
+            unacked: script!("unacked", " flags=no-writes"),
+            pulse: script!("pulse", " flags=allow-oom"),
+            trim: script!("trim", " flags=allow-oom"),
+            glance: script!("glance", " flags=no-writes"),
+            look: script!("look", " flags=no-writes"),
+            revise: script!("revise", " flags=allow-oom"),
+            tell: script!("tell", " flags=allow-oom"),
+            purge: script!("purge", " flags=allow-oom"),
+            bury: script!("bury", " flags=allow-oom"),
+        }
+    }
+
+    fn all(&self) -> [&Script; 13] {
+        [
+            &self.enqueue,
+            &self.pull,
+            &self.settle,
+            &self.renew,
+            &self.unacked,
+            &self.pulse,
+            &self.trim,
+            &self.glance,
+            &self.look,
+            &self.revise,
+            &self.tell,
+            &self.purge,
+            &self.bury,
+        ]
+    }
+
+    /// Gives the server every script.
+    pub(super) async fn load(&self, connection: &mut ConnectionManager) -> Result<(), RedisError> {
+        let mut pipe = Pipeline::new();
+        for script in self.all() {
+            pipe.cmd("SCRIPT").arg("LOAD").arg(&script.text).ignore();
+        }
+        pipe.query_async(connection).await
+    }
+
+    /// Runs calls in one round trip. Where the server does not know a script, nothing of that call has run, so the
+    /// scripts are loaded and that call is repeated.
+    pub(super) async fn run(
+        &self,
+        connection: &mut ConnectionManager,
+        calls: &[Cmd],
+    ) -> Result<Vec<Value>, RedisError> {
+        let mut answers = send(connection, calls).await?;
+        let missing: Vec<usize> = (0..answers.len()).filter(|at| is_no_script(&answers[*at])).collect();
+        if !missing.is_empty() {
+            self.load(connection).await?;
+            let again: Vec<Cmd> = missing.iter().map(|at| calls[*at].clone()).collect();
+            for (at, answer) in missing.into_iter().zip(send(connection, &again).await?) {
+                answers[at] = answer;
+            }
+        }
+        answers.into_iter().collect()
+    }
+}
+
+type Answer = Result<Value, RedisError>;
+
+async fn send(connection: &mut ConnectionManager, calls: &[Cmd]) -> Result<Vec<Answer>, RedisError> {
+    if let [call] = calls {
+        let answer = connection.send_packed_command(call).await;
+        return match answer {
+            Err(error) if error.is_io_error() || error.is_timeout() => Err(error),
+            other => Ok(vec![other.and_then(Value::extract_error)]),
+        };
+    }
+    let mut pipe = Pipeline::with_capacity(calls.len());
+    for call in calls {
+        pipe.add_command(call.clone());
+    }
+    let answers = connection.send_packed_commands(&pipe, 0, calls.len()).await?;
+    Ok(answers.into_iter().map(Value::extract_error).collect())
+}
+
+fn is_no_script(answer: &Answer) -> bool {
+    matches!(answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+}

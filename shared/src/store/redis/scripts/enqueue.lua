@@ -1,0 +1,107 @@
+-- Stores jobs.
+-- ARGV: max_waiting, n, then n times:
+--   id, priority, 'now'|'in'|'at', micros, expires (micros or ''), record without created, digest ('' if the id was made)
+-- then, where the jobs come from an inbox: taker, and n times the raw entry. An entry is taken out of the taker's list
+-- in the same step as its job comes to exist (or is found to exist); one that is not there any more makes no job.
+-- Returns: now, then n times code, detail:
+--   0 created (due) | 1 existing | 2 conflict | 3 full (waiting) | 4 expired | 5 its entry was taken by another
+-- Refused by the server itself when it is out of memory, before anything is written.
+local n = tonumber(ARGV[2])
+local meta = redis.call('HMGET', key('meta'), 'offset', 'waiting')
+local now = clock(meta[1])
+local waiting = tonumber(meta[2] or 0)
+local max_waiting = tonumber(ARGV[1])
+local created = string.format('%013.0f', math.floor(now / 1000))
+local ids = {}
+for i = 1, n do ids[i] = ARGV[i * 7 - 4] end
+local have = redis.call('HMGET', key('jobs'), unpack(ids))
+
+local function content(record)
+  local stop = string.find(record, '\n', 1, true)
+  if stop then return string.sub(record, 1, stop - 1) end
+  return record
+end
+
+local taker = ARGV[3 + n * 7]
+local function take(i)
+  return not taker or redis.call('LREM', key('taking:' .. taker), -1, ARGV[3 + n * 7 + i]) == 1
+end
+
+local reply, records, zsets, seen = { micros(now) }, {}, {}, {}
+local added, due_now, next_due, head_priority = 0, 0, nil, nil
+for i = 1, n do
+  local at = i * 7 - 4
+  local id, record = ids[i], ARGV[at + 5]
+  local stored = have[i] and string.sub(have[i], 14) or seen[id]
+  local code, detail = 0, ''
+  if stored then
+    code = content(stored) == content(record) and 1 or 2
+    if code == 1 then take(i) end
+  else
+    local digest = ARGV[at + 6] ~= '' and redis.call('HGET', key('digests'), id)
+    local expires = tonumber(ARGV[at + 4])
+    if digest then
+      code = digest == ARGV[at + 6] and 1 or 2
+      if code == 1 then take(i) end
+    elseif expires and expires <= now then
+      code = 4
+    elseif waiting + added >= max_waiting then
+      code, detail = 3, waiting + added
+    elseif not take(i) then
+      code = 5
+    else
+      local mode, score, due = ARGV[at + 2], nil, now
+      if mode == 'now' then
+        -- Keeps the order of one call, and lies in the past, so that all of it is due at once.
+        score = now - n + i - 1
+      else
+        due = tonumber(ARGV[at + 3])
+        if mode == 'in' then due = due + now end
+        score = due
+      end
+      if due <= now then
+        due_now = due_now + 1
+        head_priority = head_priority or ARGV[at + 1]
+      elseif not next_due or due < next_due then
+        next_due = due
+        head_priority = head_priority or ARGV[at + 1]
+      end
+      detail = micros(due)
+      records[#records + 1] = id
+      records[#records + 1] = created .. record
+      seen[id] = record
+      local zset = zsets[ARGV[at + 1]]
+      if not zset then
+        zset = {}
+        zsets[ARGV[at + 1]] = zset
+      end
+      zset[#zset + 1] = score
+      zset[#zset + 1] = id
+      added = added + 1
+    end
+  end
+  reply[i * 2] = code
+  reply[i * 2 + 1] = detail
+end
+if added == 0 then return reply end
+
+-- A hint is of use only where somebody may sleep: not behind a backlog, nor later than what is awaited anyway.
+local hint = true
+if due_now > 0 then
+  local far = redis.call('ZRANGE', key('due:' .. head_priority), 128, 128, 'WITHSCORES')
+  hint = not (far[2] and tonumber(far[2]) <= now)
+else
+  local first = redis.call('ZRANGE', key('due:' .. head_priority), 0, 0, 'WITHSCORES')
+  hint = not (first[2] and tonumber(first[2]) > now and tonumber(first[2]) <= next_due)
+end
+redis.call('HSET', key('jobs'), unpack(records))
+for priority, zset in pairs(zsets) do
+  redis.call('ZADD', key('due:' .. priority), unpack(zset))
+  redis.call('ZADD', key('prios'), priority, priority)
+end
+redis.call('HINCRBY', key('meta'), 'waiting', added)
+redis.call('HINCRBY', key('meta'), 'enqueued', added)
+if hint then
+  redis.call('PUBLISH', key('hints'), 'work ' .. due_now .. ' ' .. (next_due and micros(next_due) or '-'))
+end
+return reply

@@ -1,0 +1,67 @@
+-- Gives a worker its next jobs, under a lease.
+-- ARGV: worker, max, lease (micros), latest (micros or '')
+-- Returns: now, token, next due or '', paused (0|1), skewed (0|1), live version, then for each job
+--   id, due, record, progress ('' if none)
+local meta = redis.call('HMGET', key('meta'), 'offset', 'paused', 'token', 'live')
+local now = clock(meta[1])
+local latest = tonumber(ARGV[4])
+local reply = { micros(now), '', '', 0, 0, meta[4] or '0' }
+if latest and now > latest then
+  reply[5] = 1
+  return reply
+end
+local priorities = redis.call('ZREVRANGE', key('prios'), 0, -1)
+local paused = meta[2] == '1'
+local ids, left = {}, tonumber(ARGV[2])
+if paused then
+  reply[4] = 1
+  left = 0
+end
+local next_due
+for _, priority in ipairs(priorities) do
+  local zset = key('due:' .. priority)
+  if left > 0 then
+    local batch = redis.call('ZRANGEBYSCORE', zset, '-inf', micros(now), 'WITHSCORES', 'LIMIT', 0, left)
+    if #batch > 0 then
+      redis.call('ZREMRANGEBYRANK', zset, 0, #batch / 2 - 1)
+      for i = 1, #batch, 2 do
+        ids[#ids + 1] = batch[i]
+        reply[#reply + 1] = batch[i]
+        reply[#reply + 1] = batch[i + 1]
+        reply[#reply + 1] = ''
+        reply[#reply + 1] = ''
+      end
+      left = left - #batch / 2
+    end
+  end
+  local first = redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')
+  if not first[1] then
+    redis.call('ZREM', key('prios'), priority)
+  elseif not next_due or tonumber(first[2]) < next_due then
+    next_due = tonumber(first[2])
+  end
+end
+if next_due then reply[3] = micros(next_due) end
+local count = #ids
+if count == 0 then return reply end
+
+local token = now
+if meta[3] and tonumber(meta[3]) >= token then token = tonumber(meta[3]) + 1 end
+local token_text = micros(token)
+reply[2] = token_text
+redis.call('HSET', key('meta'), 'token', token_text)
+local records = redis.call('HMGET', key('jobs'), unpack(ids))
+local progress = redis.call('EXISTS', key('progress')) == 1 and redis.call('HMGET', key('progress'), unpack(ids))
+local held = {}
+for i = 1, count do
+  local at = 6 + (i - 1) * 4
+  held[i * 2 - 1] = ids[i]
+  held[i * 2] = token_text .. ' ' .. reply[at + 2]
+  reply[at + 3] = records[i] or ''
+  if progress and progress[i] then reply[at + 4] = progress[i] end
+end
+redis.call('HSET', key('unacked:' .. ARGV[1]), unpack(held))
+redis.call('ZADD', key('leases'), now + tonumber(ARGV[3]), ARGV[1])
+redis.call('HINCRBY', key('meta'), 'waiting', -count)
+redis.call('HINCRBY', key('meta'), 'running', count)
+return reply

@@ -1,0 +1,124 @@
+-- Writes the outcomes of a worker's deliveries, each only if its token is the current one.
+-- ARGV: worker, only if lapsed (0|1), keep_done_max, keep_dead_max, remember_ids_max, n, then n times:
+--   id, token, code, after (micros), priority, progress, digest ('' if not remembered), follow-ups (count), follow-up...
+--   code: done | dead | cancelled | expired | front | after
+-- Returns n times: 0 ok | 1 stale | 2 gone
+local worker, n = ARGV[1], tonumber(ARGV[6])
+local meta = redis.call('HMGET', key('meta'), 'offset', 'hold')
+local now = clock(meta[1])
+local unacked = key('unacked:' .. worker)
+local lapsed = true
+if ARGV[2] == '1' then
+  local lease = redis.call('ZSCORE', key('leases'), worker)
+  lapsed = lease and tonumber(lease) <= now and tonumber(meta[2] or 0) <= now
+end
+
+local items, ids, at = {}, {}, 7
+for i = 1, n do
+  items[i], ids[i] = at, ARGV[at]
+  at = at + 8 + tonumber(ARGV[at + 7])
+end
+local held = redis.call('HMGET', unacked, unpack(ids))
+
+local reply, taken, finished, ended, remembered = {}, {}, {}, {}, {}
+local lists = { done = {}, cancelled = {}, expired = {} }
+local ended_count, returned, due_now, next_due = 0, 0, 0, nil
+for i = 1, n do
+  at = items[i]
+  local id, token, code = ids[i], ARGV[at + 1], ARGV[at + 2]
+  local mine = held[i]
+  if lapsed and mine and string.sub(mine, 1, #token + 1) == token .. ' ' then
+    reply[i] = 0
+    held[i] = false
+    taken[#taken + 1] = id
+    if code == 'front' or code == 'after' then
+      local zset, score = key('due:' .. ARGV[at + 4]), nil
+      if code == 'front' then
+        score = front(zset, tonumber(string.match(mine, '^%d+ (-?%d+)')))
+        due_now = due_now + 1
+      else
+        score = now + tonumber(ARGV[at + 3])
+        if score <= now then due_now = due_now + 1 elseif not next_due or score < next_due then next_due = score end
+      end
+      redis.call('ZADD', zset, score, id)
+      redis.call('ZADD', key('prios'), ARGV[at + 4], ARGV[at + 4])
+      redis.call('HSET', key('progress'), id, ARGV[at + 5])
+      returned = returned + 1
+    else
+      ended[#ended + 1] = id
+      ended[#ended + 1] = ARGV[at + 5]
+      finished[#finished + 1] = id
+      ended_count = ended_count + 1
+      if code == 'dead' then
+        redis.call('ZADD', key('dead'), math.floor(now / 1000), id)
+      else
+        local list = lists[code]
+        list[#list + 1] = id
+      end
+      if ARGV[at + 6] ~= '' then
+        redis.call('HSET', key('digests'), id, ARGV[at + 6])
+        remembered[#remembered + 1] = math.floor(now / 1000)
+        remembered[#remembered + 1] = id
+      end
+    end
+    for f = 1, tonumber(ARGV[at + 7]) do redis.call('RPUSH', key('outbox'), ARGV[at + 7 + f]) end
+  else
+    -- A repeated call is known by the token that its first one left behind.
+    local last = redis.call('HGET', key('ended'), id)
+    if not last then
+      for e = 1, #ended, 2 do if ended[e] == id then last = ended[e + 1] end end
+    end
+    if not last and not mine then last = redis.call('HGET', key('progress'), id) end
+    if last and string.sub(last, 1, #token + 1) == token .. ' ' then
+      reply[i] = 0
+    elseif last or redis.call('HEXISTS', key('jobs'), id) == 1 then
+      reply[i] = 1
+    else
+      reply[i] = 2
+    end
+  end
+end
+if #taken == 0 then return reply end
+
+redis.call('HDEL', unacked, unpack(taken))
+if redis.call('EXISTS', key('cancel:' .. worker)) == 1 then
+  redis.call('SREM', key('cancel:' .. worker), unpack(taken))
+end
+if redis.call('EXISTS', unacked) == 0 then
+  redis.call('ZREM', key('leases'), worker)
+  redis.call('DEL', key('cancel:' .. worker))
+  if ARGV[2] == '1' then redis.call('ZADD', key('lost'), math.floor(now / 1000), worker) end
+end
+redis.call('HINCRBY', key('meta'), 'running', -#taken)
+if returned > 0 then
+  redis.call('HINCRBY', key('meta'), 'waiting', returned)
+  redis.call('PUBLISH', key('hints'), 'work ' .. due_now .. ' ' .. (next_due and micros(next_due) or '-'))
+end
+if ended_count > 0 then
+  redis.call('HSET', key('ended'), unpack(ended))
+  redis.call('HINCRBY', key('meta'), 'ended', ended_count)
+  if redis.call('EXISTS', key('progress')) == 1 then redis.call('HDEL', key('progress'), unpack(finished)) end
+  for list, members in pairs(lists) do
+    if #members > 0 then
+      redis.call('RPUSH', key(list), unpack(members))
+      cut(list, tonumber(ARGV[3]))
+    end
+  end
+  local over = redis.call('ZCARD', key('dead')) - tonumber(ARGV[4])
+  if over > 0 then
+    local old = redis.call('ZRANGE', key('dead'), 0, math.min(over, 512) - 1)
+    redis.call('ZREM', key('dead'), unpack(old))
+    redis.call('HDEL', key('ended'), unpack(old))
+    redis.call('HDEL', key('jobs'), unpack(old))
+  end
+end
+if #remembered > 0 then
+  redis.call('ZADD', key('remembered'), unpack(remembered))
+  local over = redis.call('ZCARD', key('remembered')) - tonumber(ARGV[5])
+  if over > 0 then
+    local old = redis.call('ZRANGE', key('remembered'), 0, math.min(over, 512) - 1)
+    redis.call('ZREM', key('remembered'), unpack(old))
+    redis.call('HDEL', key('digests'), unpack(old))
+  end
+end
+return reply
