@@ -1,1 +1,13 @@
-//! tests
+//! Roundsman from outside: what tests, benchmarks and chaos runs share.
+//!
+//! - fixtures that start real programs and take them down with the test: [`redis_server`]
+//! - what is known of a process without its help: [`proc`]
+//! - waiting for a condition, the only place where a test may sleep: [`wait`]
+//!
+//! Absent on purpose: mocks of our own parts, and any way to signal a process by its name.
+
+pub mod proc;
+pub mod redis_server;
+pub mod spawn;
+pub mod time;
+pub mod wait;
