@@ -1,6 +1,6 @@
 //! Roundsman from outside: what tests, benchmarks and chaos runs share.
 //!
-//! - fixtures that start real programs and take them down with the test: [`redis_server`]
+//! - fixtures that start real programs and take them down with the test: [`redis_server`], [`tree`]
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
 //!
@@ -10,4 +10,5 @@ pub mod proc;
 pub mod redis_server;
 pub mod spawn;
 pub mod time;
+pub mod tree;
 pub mod wait;
