@@ -3,10 +3,11 @@
 //! - fixtures that start real programs and take them down with the test: [`redis_server`], [`tree`]
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
-//! - the history that every actor of a run writes: [`history`]
+//! - the history that every actor of a run writes ([`history`]), and the checker that reads it ([`checker`])
 //!
 //! Absent on purpose: mocks of our own parts, and any way to signal a process by its name.
 
+pub mod checker;
 pub mod history;
 pub mod proc;
 pub mod redis_server;
