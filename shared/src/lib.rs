@@ -4,12 +4,17 @@
 //! ```text
 //! names, clock            words and times that everything else is made of
 //! job/                    the job, its lifecycle table and the arithmetic of outcomes (pure)
+//! board, assignment, exit what a worker shows its master, and is told by it; exit codes
 //! protocol                the lines that travel over a worker's stdin and stdout (pure)
 //! settings/               what the operator wrote, checked
 //! store/                  the verbs, on Redis and on SQLite
 //! ```
 
+#[cfg(feature = "store")]
+pub mod assignment;
+pub mod board;
 pub mod clock;
+pub mod exit;
 #[cfg(feature = "store")]
 pub mod job;
 pub mod names;

@@ -1,1 +1,298 @@
-//! lines
+//! The lines that travel between a process and its parent: worker and master over the worker's stdin and stdout, master
+//! and supervisor over the master's. One JSON object a line.
+//!
+//! - Towards the parent a line has at most [`MAX_LINE_UP`] bytes, so that a write of it to a pipe is atomic; towards
+//!   the child at most [`MAX_LINE_DOWN`].
+//! - Everything important is a state, not an event: beats repeat it, so any line may be lost or coalesced.
+//! - Unknown message types and fields are ignored, so that builds N and N+1 understand each other.
+//! - The parent judges only by its own clock at the time of receipt.
+//!
+//! A worker in any language may speak it. The least that it must say is `hello`, `ready` and a `hb` a second.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The version spoken here.
+pub const VERSION: u16 = 1;
+/// Bytes of a line from a child, newline included.
+pub const MAX_LINE_UP: usize = 4096;
+/// Bytes of a line to a child, newline included. The assignment is the only long one.
+pub const MAX_LINE_DOWN: usize = 1024 * 1024;
+/// A child beats this often, and at once when its state changes.
+pub const BEAT_MS: u64 = 1000;
+/// Running jobs that a beat names; the rest are only counted.
+pub const JOBS_NAMED: usize = 8;
+
+/// What a child is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doing {
+    #[default]
+    Starting,
+    Idle,
+    Busy,
+    Draining,
+}
+
+impl Doing {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// A job that runs now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningJob {
+    pub queue: String,
+    pub id: String,
+    pub attempt: u32,
+    /// How long it has run, in ms.
+    pub ran: u64,
+    /// How long it may still run, in ms; negative once it is over its timeout.
+    pub left: i64,
+}
+
+/// From a child to its parent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "snake_case")]
+pub enum FromChild {
+    /// The first line.
+    Hello {
+        /// Lowest and highest version understood.
+        v: [u16; 2],
+        pid: u32,
+        /// The nonce that the parent gave.
+        nonce: u64,
+        /// What was built: `NAME VERSION`.
+        build: String,
+    },
+    /// It has its store and its handler, and can take jobs.
+    Ready,
+    /// A sign of life: all that is true now.
+    Hb(Beat),
+    /// A wake-up came while every slot was taken: another worker should be woken.
+    Full { queue: String },
+    /// It takes no more jobs.
+    Draining { why: String },
+    /// The last line; `code` is the exit code to expect.
+    Bye { why: String, code: i32 },
+    /// Something that people should know of.
+    Warn { code: String, message: String },
+}
+
+/// A sign of life. All counters are cumulative.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Beat {
+    pub doing: Doing,
+    /// Deliveries taken, jobs done, deliveries that failed.
+    #[serde(default)]
+    pub claimed: u64,
+    #[serde(default)]
+    pub done: u64,
+    #[serde(default)]
+    pub failed: u64,
+    /// Milliseconds that jobs ran in all: with `done` and `failed`, the mean service time.
+    #[serde(default)]
+    pub busy_ms: u64,
+    /// Jobs that run now, the longest running first; at most [`JOBS_NAMED`].
+    #[serde(default)]
+    pub jobs: Vec<RunningJob>,
+    /// How many run in all.
+    #[serde(default)]
+    pub running: u32,
+    /// Rises while the runtime of the handlers turns.
+    #[serde(default)]
+    pub tick: u64,
+    #[serde(default)]
+    pub rss_kb: u64,
+    /// Whether the store answered the last call.
+    #[serde(default)]
+    pub store_ok: bool,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopMode {
+    /// Take nothing new, finish what runs.
+    Drain,
+    /// Give everything back and leave.
+    Release,
+}
+
+/// From a parent to its child.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "snake_case")]
+pub enum ToChild {
+    /// The answer to `hello`: the version to speak, and what to do.
+    Welcome { v: u16, work: serde_json::Value },
+    /// Settings of queues changed: queue → policy.
+    Policies { queues: BTreeMap<String, serde_json::Value> },
+    /// There is work in this queue.
+    Wake { queue: String },
+    /// This running job is to be cancelled.
+    Cancel { queue: String, id: String },
+    /// Take nothing new until `resume`.
+    Pause,
+    Resume,
+    Stop {
+        mode: StopMode,
+        /// Milliseconds after which what still runs is given back.
+        by_ms: u64,
+        why: String,
+    },
+    /// Beat now.
+    Ping,
+}
+
+/// Why a line was not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    #[error("a line of more than {0} bytes")]
+    TooLong(usize),
+    #[error("a line that is no message: {0}")]
+    Malformed(String),
+}
+
+/// One message as a line, newline included.
+#[must_use]
+pub fn encode<M: Serialize>(message: &M) -> String {
+    let mut line = serde_json::to_string(message).expect("messages serialise");
+    line.push('\n');
+    line
+}
+
+/// Reads one line. `Ok(None)` for a message of a type that this build does not know.
+///
+/// # Errors
+/// When the line is no message.
+pub fn decode<M: for<'de> Deserialize<'de>>(line: &str) -> Result<Option<M>, LineError> {
+    match serde_json::from_str::<M>(line) {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.to_string().starts_with("unknown variant") => Ok(None),
+        Err(error) => Err(LineError::Malformed(error.to_string())),
+    }
+}
+
+/// Cuts a stream of bytes into lines of bounded length. Bytes of a line that is too long are dropped up to its end.
+#[derive(Debug)]
+pub struct Lines {
+    max: usize,
+    buffer: Vec<u8>,
+    dropping: bool,
+}
+
+impl Lines {
+    #[must_use]
+    pub const fn new(max: usize) -> Self {
+        Self { max, buffer: Vec::new(), dropping: false }
+    }
+
+    /// Takes bytes in, and hands every complete line to `each`.
+    pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(Result<&str, LineError>)) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = bytes.split_at(end);
+            bytes = &rest[1..];
+            if self.dropping {
+                self.dropping = false;
+                continue;
+            }
+            if self.buffer.len() + line.len() >= self.max {
+                self.buffer.clear();
+                each(Err(LineError::TooLong(self.max)));
+                continue;
+            }
+            self.buffer.extend_from_slice(line);
+            match std::str::from_utf8(&self.buffer) {
+                Ok(text) => each(Ok(text)),
+                Err(error) => each(Err(LineError::Malformed(error.to_string()))),
+            }
+            self.buffer.clear();
+        }
+        if self.dropping {
+            return;
+        }
+        if self.buffer.len() + bytes.len() >= self.max {
+            self.buffer = Vec::new();
+            self.dropping = true;
+            each(Err(LineError::TooLong(self.max)));
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(max: usize, pieces: &[&[u8]]) -> Vec<Result<String, LineError>> {
+        let mut lines = Lines::new(max);
+        let mut all = Vec::new();
+        for piece in pieces {
+            lines.push(piece, |line| all.push(line.map(str::to_owned)));
+        }
+        all
+    }
+
+    #[test]
+    fn lines_are_put_together_and_bounded() {
+        assert_eq!(cut(100, &[b"ab", b"c\nde\n", b"f"]), [Ok("abc".to_owned()), Ok("de".to_owned())]);
+        assert_eq!(cut(4, &[b"abcdef", b"gh\nok\n"]), [Err(LineError::TooLong(4)), Ok("ok".to_owned())]);
+        assert!(matches!(cut(100, &[b"\xff\n"])[0], Err(LineError::Malformed(_))));
+        let flood = vec![b'x'; 1 << 20];
+        let mut lines = Lines::new(4096);
+        for _ in 0..64 {
+            lines.push(&flood, |_| {});
+        }
+        assert!(lines.buffer.capacity() <= 4096 * 2, "{}", lines.buffer.capacity());
+    }
+
+    #[test]
+    fn messages_survive_the_wire() {
+        let beat = FromChild::Hb(Beat { doing: Doing::Busy, done: 3, running: 1, ..Beat::default() });
+        let line = encode(&beat);
+        assert_eq!(decode::<FromChild>(line.trim()).unwrap(), Some(beat));
+        let stop = ToChild::Stop { mode: StopMode::Drain, by_ms: 5, why: "test".into() };
+        assert_eq!(decode::<ToChild>(encode(&stop).trim()).unwrap(), Some(stop));
+    }
+
+    #[test]
+    fn newer_messages_are_skipped_and_nonsense_is_told() {
+        assert_eq!(decode::<FromChild>(r#"{"t":"telepathy","n":1}"#).unwrap(), None);
+        assert_eq!(decode::<FromChild>(r#"{"t":"ready","n":1}"#).unwrap(), Some(FromChild::Ready));
+        assert!(decode::<FromChild>("hello").is_err());
+        assert!(decode::<FromChild>(r#"{"t":"hello"}"#).is_err());
+    }
+
+    #[test]
+    fn a_beat_with_the_longest_names_fits_a_line() {
+        let job = RunningJob {
+            queue: "q".repeat(64),
+            id: "i".repeat(128),
+            attempt: u32::MAX,
+            ran: u64::MAX,
+            left: i64::MIN,
+        };
+        let beat = Beat {
+            doing: Doing::Draining,
+            claimed: u64::MAX,
+            done: u64::MAX,
+            failed: u64::MAX,
+            busy_ms: u64::MAX,
+            jobs: vec![job; JOBS_NAMED],
+            running: u32::MAX,
+            tick: u64::MAX,
+            rss_kb: u64::MAX,
+            store_ok: false,
+        };
+        assert!(encode(&FromChild::Hb(beat)).len() <= MAX_LINE_UP);
+    }
+}

@@ -1,0 +1,81 @@
+//! What a worker process is told to do, in the `welcome` that its master sends: everything it needs, so that a worker
+//! reads no configuration of its own, and no secret stands in an argument or in the environment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::StoreClock;
+use crate::job::Policy;
+use crate::names::{Namespace, QueueName, WorkerId};
+use crate::store::{StoreConfig, StorePlace};
+
+/// See the module's text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub worker: WorkerId,
+    pub store: StoreAddress,
+    pub namespace: Namespace,
+    pub lease: Duration,
+    /// Queues to pull from and their shares of this worker's time.
+    pub queues: Vec<(QueueName, u32)>,
+    pub policies: BTreeMap<QueueName, Policy>,
+    /// Jobs at once.
+    pub slots: usize,
+    /// Leave, and be replaced, after so many jobs; 0 for never.
+    pub max_jobs: u64,
+    /// What runs the jobs; nothing where the worker brings its own handlers.
+    pub handler: Option<HandlerSpec>,
+    /// What the host knows of the store's clock.
+    pub clock: Option<StoreClock>,
+}
+
+/// Where the store is. Its debug form hides the URL, which may hold a password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreAddress {
+    Redis(String),
+    Sqlite(std::path::PathBuf),
+}
+
+impl std::fmt::Debug for StoreAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Redis(_) => f.write_str("Redis(…)"),
+            Self::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
+        }
+    }
+}
+
+/// A built-in handler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum HandlerSpec {
+    /// One process a job.
+    Exec { command: Vec<String>, env: BTreeMap<String, String> },
+    /// One long-lived program that answers by lines.
+    Stream { command: Vec<String>, env: BTreeMap<String, String> },
+    /// One line a job on the standard output of `up`.
+    Stdout,
+    /// Does nothing: what the bench measures the rest of the way with.
+    Noop,
+}
+
+impl Assignment {
+    /// How the store is to be opened.
+    #[must_use]
+    pub fn store_config(&self) -> StoreConfig {
+        let place = match &self.store {
+            StoreAddress::Redis(url) => StorePlace::Redis(url.clone()),
+            StoreAddress::Sqlite(path) => StorePlace::Sqlite(path.clone()),
+        };
+        StoreConfig { place, namespace: self.namespace.clone(), lease: self.lease }
+    }
+
+    /// The policy of a queue; the default where none was given.
+    #[must_use]
+    pub fn policy(&self, queue: &QueueName) -> Policy {
+        self.policies.get(queue).cloned().unwrap_or_default()
+    }
+}
