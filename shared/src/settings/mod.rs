@@ -1,1 +1,2 @@
+//! Settings
 pub mod units;
