@@ -19,8 +19,15 @@ const HOUR: u128 = 60 * MINUTE;
 const DAY: u128 = 24 * HOUR;
 
 /// The units that `format_duration` writes, greatest first: a parsed text has them in this order too.
-const WRITTEN: [(&str, u128); 7] =
-    [("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", NANOS_A_SECOND), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
+const WRITTEN: [(&str, u128); 7] = [
+    ("d", DAY),
+    ("h", HOUR),
+    ("m", MINUTE),
+    ("s", NANOS_A_SECOND),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
 
 fn duration_unit(name: &str) -> Option<u128> {
     let nanos = match name {
@@ -65,11 +72,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut total: u128 = 0;
     let mut last_unit = u128::MAX;
     while !rest.is_empty() {
-        let (number, after) = split_number(rest)
-            .ok_or_else(|| UnitError(format!("\"{trimmed}\" is no duration: write one like \"5s\" or \"2h 30m\"")))?;
+        let (number, after) = split_number(rest).ok_or_else(|| {
+            UnitError(format!("\"{trimmed}\" is no duration: write one like \"5s\" or \"2h 30m\""))
+        })?;
         let (unit, after) = split_word(after);
         if unit.is_empty() {
-            return Err(UnitError(format!("\"{trimmed}\" has no unit: write \"{number}s\" or \"{number}ms\"")));
+            return Err(UnitError(format!(
+                "\"{trimmed}\" has no unit: write \"{number}s\" or \"{number}ms\""
+            )));
         }
         let nanos_a_unit = duration_unit(unit).ok_or_else(|| unknown_unit(trimmed, unit))?;
         if nanos_a_unit >= last_unit {
@@ -156,7 +166,8 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 /// Writes a size so that [`parse_size`] reads back the same: `512MiB`, `1GB`, `1234B`.
 #[must_use]
 pub fn format_size(bytes: u64) -> String {
-    let exact = BINARY.iter().chain(DECIMAL.iter()).find(|(_, unit)| bytes >= *unit && bytes % unit == 0);
+    let exact =
+        BINARY.iter().chain(DECIMAL.iter()).find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     match exact {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),
@@ -249,6 +260,31 @@ pub mod duration_ms {
     /// Anything but an unsigned integer.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+/// Lists of durations as whole milliseconds, for `#[serde(with = "…")]`.
+pub mod durations_ms {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes whole milliseconds.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(durations: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(
+            durations.iter().map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+
+    /// Reads whole milliseconds.
+    ///
+    /// # Errors
+    /// Anything but a list of unsigned integers.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+        Ok(Vec::<u64>::deserialize(deserializer)?.into_iter().map(Duration::from_millis).collect())
     }
 }
 
@@ -350,7 +386,10 @@ mod tests {
             ("-1", "\"-1\" is no size: write one like \"512MiB\" or \"1GB\""),
             ("1MiB 2KiB", "\"1MiB 2KiB\" is no size: write one like \"512MiB\" or \"1GB\""),
             ("512M", "\"512M\" may mean either: write \"512MiB\" (powers of 1024) or \"512MB\""),
-            ("5potatoes", "\"5potatoes\" has the unknown unit \"potatoes\": the units are B, KiB, MiB, GiB, kB, MB, GB"),
+            (
+                "5potatoes",
+                "\"5potatoes\" has the unknown unit \"potatoes\": the units are B, KiB, MiB, GiB, kB, MB, GB",
+            ),
             ("99999999999TiB", "\"99999999999TiB\" is too large a size"),
         ] {
             assert_eq!(parse_size(text).unwrap_err().to_string(), message);
