@@ -106,7 +106,8 @@ mod tests {
         let (queue, id) = (QueueName::new(&"q".repeat(64)).unwrap(), JobId::new(&"i".repeat(128)).unwrap());
         workers.post(0, Some((&queue, &id, i64::MAX))).unwrap();
         workers.post(2, Some((&queue, &id, 5))).unwrap();
-        let tokens = |board: &Board| board.read().unwrap().iter().map(|posted| posted.token).collect::<Vec<_>>();
+        let tokens =
+            |board: &Board| board.read().unwrap().iter().map(|posted| posted.token).collect::<Vec<_>>();
         assert_eq!(tokens(&masters), [i64::MAX, 5]);
         workers.post(0, None).unwrap();
         assert_eq!(tokens(&masters), [5]);

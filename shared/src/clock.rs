@@ -180,7 +180,10 @@ mod tests {
         let now = Mono::from_nanos(17_000_000);
         assert_eq!(clock.at_least(now), StoreTime::from_millis(10_010));
         assert_eq!(clock.at_most(now), StoreTime::from_millis(10_012));
-        assert_eq!(clock.at_least(clock.when(StoreTime::from_millis(10_050))), StoreTime::from_millis(10_050));
+        assert_eq!(
+            clock.at_least(clock.when(StoreTime::from_millis(10_050))),
+            StoreTime::from_millis(10_050)
+        );
         assert_eq!(clock.when(StoreTime::from_millis(1)), clock.received);
     }
 

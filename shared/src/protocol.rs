@@ -132,13 +132,23 @@ pub enum StopMode {
 #[serde(tag = "t", rename_all = "snake_case")]
 pub enum ToChild {
     /// The answer to `hello`: the version to speak, and what to do.
-    Welcome { v: u16, work: serde_json::Value },
+    Welcome {
+        v: u16,
+        work: serde_json::Value,
+    },
     /// Settings of queues changed: queue → policy.
-    Policies { queues: BTreeMap<String, serde_json::Value> },
+    Policies {
+        queues: BTreeMap<String, serde_json::Value>,
+    },
     /// There is work in this queue.
-    Wake { queue: String },
+    Wake {
+        queue: String,
+    },
     /// This running job is to be cancelled.
-    Cancel { queue: String, id: String },
+    Cancel {
+        queue: String,
+        id: String,
+    },
     /// Take nothing new until `resume`.
     Pause,
     Resume,
@@ -148,6 +158,8 @@ pub enum ToChild {
         by_ms: u64,
         why: String,
     },
+    /// Read the settings again; a wrong file is refused and the old ones stay.
+    Reload,
     /// Beat now.
     Ping,
 }

@@ -26,15 +26,8 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [Self; 7] = [
-        Self::Scheduled,
-        Self::Ready,
-        Self::Running,
-        Self::Done,
-        Self::Dead,
-        Self::Cancelled,
-        Self::Expired,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Scheduled, Self::Ready, Self::Running, Self::Done, Self::Dead, Self::Cancelled, Self::Expired];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -251,7 +244,10 @@ mod tests {
     #[test]
     fn each_pair_stands_once() {
         for (at, (state, event, _)) in TRANSITIONS.iter().enumerate() {
-            assert!(!TRANSITIONS[at + 1..].iter().any(|(s, e, _)| (s, e) == (state, event)), "{state} {event:?} twice");
+            assert!(
+                !TRANSITIONS[at + 1..].iter().any(|(s, e, _)| (s, e) == (state, event)),
+                "{state} {event:?} twice"
+            );
         }
     }
 

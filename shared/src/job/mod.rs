@@ -6,23 +6,27 @@
 //! record      what a store keeps of it, as one string             (NewJob <-> Record)
 //! lifecycle   the one table of states and events
 //! progress    what has happened to it so far: attempts, crashes   (one string beside the record)
-//! policy      what a queue grants its jobs; the arithmetic of retries
+//! retry       the arithmetic of retries
 //! settle      outcome of a delivery -> what the store is to write
 //! view        the job as people and programs see it
 //! ```
 
 pub mod lifecycle;
-pub mod policy;
+
 pub mod progress;
 pub mod record;
+pub mod retry;
 pub mod settle;
 pub mod spec;
 pub mod view;
 
 pub use lifecycle::{FinalState, State};
-pub use policy::{Backoff, Policy};
+
 pub use progress::{Attempt, AttemptEnd, Progress};
 pub use record::{Record, Spec};
 pub use settle::{Outcome, Run, Settlement, settle};
 pub use spec::{Due, NewJob, SpecError};
 pub use view::JobView;
+
+/// What a queue grants its jobs.
+pub use crate::settings::QueueSettings as Policy;

@@ -145,7 +145,12 @@ pub fn encode(spec: &Spec) -> String {
             timeout: spec.timeout.map(millis),
             max_attempts: spec.max_attempts,
             expires: spec.expires.map(StoreTime::as_millis),
-            headers: spec.headers.iter().filter(|(n, _)| !is_trace(n)).map(|(n, v)| (n.clone(), v.clone())).collect(),
+            headers: spec
+                .headers
+                .iter()
+                .filter(|(n, _)| !is_trace(n))
+                .map(|(n, v)| (n.clone(), v.clone()))
+                .collect(),
             reply_to: spec.reply_to.clone(),
             payload: RawValue::from_string(spec.payload.clone()).expect("the payload was checked to be JSON"),
         };
@@ -228,7 +233,8 @@ impl Record {
         let mut spec = match form {
             b'P' | b'p' => Spec::bare(form == b'p', body.to_owned()),
             b'J' | b'j' => {
-                let content: Content = serde_json::from_str(body).map_err(|error| fail(&error.to_string()))?;
+                let content: Content =
+                    serde_json::from_str(body).map_err(|error| fail(&error.to_string()))?;
                 Spec {
                     chosen: form == b'j',
                     kind: content.kind,
@@ -280,7 +286,8 @@ mod tests {
             timeout: Some(Duration::from_secs(30)),
             max_attempts: Some(5),
             expires: Some(StoreTime::from_millis(1_900_000_000_000)),
-            headers: [("x-a".to_owned(), "1".to_owned()), ("traceparent".to_owned(), "00-1".to_owned())].into(),
+            headers: [("x-a".to_owned(), "1".to_owned()), ("traceparent".to_owned(), "00-1".to_owned())]
+                .into(),
             reply_to: Some(ReplyTo { transport: "http".into(), uri: "http://x/".into() }),
             payload: r#"{"n":1.0,"big":12345678901234567890}"#.into(),
         }
@@ -301,7 +308,10 @@ mod tests {
         let mut other = full();
         other.headers.insert("traceparent".into(), "00-2".into());
         let at = StoreTime::from_millis(5);
-        assert_eq!(Record::stamp(at, &encode(&full())).content(), Record::stamp(at, &encode(&other)).content());
+        assert_eq!(
+            Record::stamp(at, &encode(&full())).content(),
+            Record::stamp(at, &encode(&other)).content()
+        );
         assert_ne!(encode(&full()), encode(&other));
     }
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::clock::StoreTime;
+use crate::job::Policy;
 use crate::job::lifecycle::{Event, FinalState};
-use crate::job::policy::Policy;
-use crate::job::progress::{
-    Attempt, AttemptEnd, MAX_ERROR, MAX_STDERR_TAIL, Progress, Token, place, tail,
-};
+use crate::job::progress::{Attempt, AttemptEnd, MAX_ERROR, MAX_STDERR_TAIL, Progress, Token, place, tail};
 use crate::job::record::{Record, Spec};
+use crate::job::retry;
 use crate::job::spec::NewJob;
 use crate::names::{JobId, QueueName, WorkerId};
 
@@ -56,21 +55,35 @@ pub struct FollowUp {
 /// How a delivery ended.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    Done { result: Option<Box<RawValue>>, follow_ups: Vec<FollowUp> },
+    Done {
+        result: Option<Box<RawValue>>,
+        follow_ups: Vec<FollowUp>,
+    },
     /// Failed; `after` overrides the backoff.
-    Retry { error: String, after: Option<Duration> },
-    TimedOut { error: String },
+    Retry {
+        error: String,
+        after: Option<Duration>,
+    },
+    TimedOut {
+        error: String,
+    },
     Snooze(Duration),
     /// Failed for good.
-    Dead { error: String },
+    Dead {
+        error: String,
+    },
     Cancelled,
     Expired,
     /// Put back by its worker: never started, or stopped by it. Nothing is charged.
     GiveBack,
     /// The worker died while it ran this job.
-    Crashed { cause: String },
+    Crashed {
+        cause: String,
+    },
     /// The worker was killed by a SIGKILL that Roundsman did not send, or left because its lease could not be renewed.
-    Killed { cause: String },
+    Killed {
+        cause: String,
+    },
     /// The lease lapsed unheard.
     Lapsed,
 }
@@ -117,7 +130,14 @@ pub struct Settlement {
 
 /// Works out what an outcome does. `jitter` lies in 0 to 1.
 #[must_use]
-pub fn settle(delivery: &Delivery, spec: &Spec, outcome: Outcome, run: &Run, policy: &Policy, jitter: f64) -> Settlement {
+pub fn settle(
+    delivery: &Delivery,
+    spec: &Spec,
+    outcome: Outcome,
+    run: &Run,
+    policy: &Policy,
+    jitter: f64,
+) -> Settlement {
     let mut progress = delivery.progress.clone();
     let decision = decide(&mut progress, spec, outcome, policy, jitter);
     let charged = !matches!(decision.end, AttemptEnd::GaveBack | AttemptEnd::Snooze);
@@ -193,28 +213,45 @@ fn decide(progress: &mut Progress, spec: &Spec, outcome: Outcome, policy: &Polic
                 error: None,
             }
         }
-        Outcome::Retry { error, after } => failed(progress, spec, policy, jitter, AttemptEnd::Retry, error, after),
-        Outcome::TimedOut { error } => failed(progress, spec, policy, jitter, AttemptEnd::TimedOut, error, None),
+        Outcome::Retry { error, after } => {
+            failed(progress, spec, policy, jitter, AttemptEnd::Retry, error, after)
+        }
+        Outcome::TimedOut { error } => {
+            failed(progress, spec, policy, jitter, AttemptEnd::TimedOut, error, None)
+        }
         Outcome::Snooze(span) => {
             let total = Duration::from_millis(progress.snoozed).saturating_add(span);
             if total > policy.max_snooze {
-                let error = format!("snoozed {total:?} in all, more than the {:?} allowed (max_snooze)", policy.max_snooze);
+                let error = format!(
+                    "snoozed {total:?} in all, more than the {:?} allowed (max_snooze)",
+                    policy.max_snooze
+                );
                 return failed(progress, spec, policy, jitter, AttemptEnd::Retry, error, None);
             }
             progress.snoozed = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);
             Decision::again(Event::AckSnooze, Again::After(span), AttemptEnd::Snooze, None)
         }
-        Outcome::Dead { error } => Decision::finish(Event::AckDead, FinalState::Dead, AttemptEnd::Dead, Some(error)),
+        Outcome::Dead { error } => {
+            Decision::finish(Event::AckDead, FinalState::Dead, AttemptEnd::Dead, Some(error))
+        }
         Outcome::Cancelled => {
             Decision::finish(Event::AckCancelled, FinalState::Cancelled, AttemptEnd::Cancelled, None)
         }
-        Outcome::Expired => Decision::finish(Event::AckExpired, FinalState::Expired, AttemptEnd::Expired, None),
+        Outcome::Expired => {
+            Decision::finish(Event::AckExpired, FinalState::Expired, AttemptEnd::Expired, None)
+        }
         Outcome::GiveBack => Decision::again(Event::GiveBack, Again::Front, AttemptEnd::GaveBack, None),
         Outcome::Crashed { cause } => {
             progress.crashes += 1;
             if progress.crashes >= policy.max_crashes {
-                let error = format!("crashed its worker {} times, the last time by {cause}", progress.crashes);
-                return Decision::finish(Event::CrashDead, FinalState::Dead, AttemptEnd::Crashed, Some(error));
+                let error =
+                    format!("crashed its worker {} times, the last time by {cause}", progress.crashes);
+                return Decision::finish(
+                    Event::CrashDead,
+                    FinalState::Dead,
+                    AttemptEnd::Crashed,
+                    Some(error),
+                );
             }
             let error = Some(format!("its worker died: {cause}"));
             if progress.crashes < ALONE_FROM_CRASHES {
@@ -244,7 +281,7 @@ fn failed(
     if progress.failures >= spec.max_attempts.unwrap_or(policy.max_attempts) {
         return Decision::finish(Event::AckDead, FinalState::Dead, end, Some(error));
     }
-    let delay = after.unwrap_or_else(|| policy.backoff.delay(progress.failures, jitter));
+    let delay = after.unwrap_or_else(|| retry::delay(&policy.backoff, progress.failures, jitter));
     Decision::again(Event::AckRetry, Again::After(delay), end, Some(error))
 }
 
@@ -330,7 +367,8 @@ mod tests {
         let retry = || Outcome::Retry { error: "no".into(), after: None };
         let (settled, _) = after(Progress { attempt: 23, failures: 23, ..Progress::default() }, retry());
         assert!(matches!(settled.write, Write::Return { again: Again::After(_) }));
-        let (settled, progress) = after(Progress { attempt: 30, failures: 24, ..Progress::default() }, retry());
+        let (settled, progress) =
+            after(Progress { attempt: 30, failures: 24, ..Progress::default() }, retry());
         assert_eq!(settled.write, Write::Finish { state: FinalState::Dead, follow_ups: vec![] });
         assert_eq!((progress.attempt, progress.error.as_deref()), (31, Some("no")));
     }
@@ -352,7 +390,8 @@ mod tests {
         ];
         for outcome in outcomes {
             let (settled, _) = after(Progress::default(), outcome.clone());
-            let to = next(State::Running, settled.event).unwrap_or_else(|| panic!("{outcome:?}: {:?}", settled.event));
+            let to = next(State::Running, settled.event)
+                .unwrap_or_else(|| panic!("{outcome:?}: {:?}", settled.event));
             match settled.write {
                 Write::Finish { state, .. } => assert_eq!(to, state.state(), "{outcome:?}"),
                 Write::Return { again: Again::Front } => assert_eq!(to, State::Ready, "{outcome:?}"),

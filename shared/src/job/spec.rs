@@ -132,7 +132,12 @@ pub fn parse(text: &str, limits: &Limits) -> Result<NewJob, SpecError> {
     let fields = Fields {
         id: raw.id,
         kind: raw.kind,
-        r#in: raw.r#in.as_deref().map(units::parse_duration).transpose().map_err(|e| SpecError::field("in", e))?,
+        r#in: raw
+            .r#in
+            .as_deref()
+            .map(units::parse_duration)
+            .transpose()
+            .map_err(|e| SpecError::field("in", e))?,
         due: raw.due.map(|when| when.0),
         priority: raw.priority.unwrap_or(0),
         key: raw.key,
@@ -205,7 +210,10 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
         (Some(span), None) if span.is_zero() => Due::Now,
         (Some(span), None) => Due::In(span),
         (None, Some(millis)) if StoreTime::from_millis(millis) > latest => {
-            return Err(SpecError::field("due", "lies more than 10 years ahead (Unix milliseconds are expected)"));
+            return Err(SpecError::field(
+                "due",
+                "lies more than 10 years ahead (Unix milliseconds are expected)",
+            ));
         }
         (None, Some(millis)) if millis < 0 => return Err(SpecError::field("due", "must not be negative")),
         (None, Some(millis)) => Due::At(StoreTime::from_millis(millis)),
@@ -214,7 +222,9 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
     let priority = i16::try_from(fields.priority)
         .ok()
         .filter(|p| (-MAX_PRIORITY..=MAX_PRIORITY).contains(p))
-        .ok_or_else(|| SpecError::field("priority", format!("must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}")))?;
+        .ok_or_else(|| {
+            SpecError::field("priority", format!("must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}"))
+        })?;
     if fields.timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(SpecError::field("timeout", "must be longer than 0"));
     }
@@ -239,7 +249,10 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
     }
     let bytes: usize = fields.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if fields.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        return Err(SpecError::field("headers", format!("at most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes")));
+        return Err(SpecError::field(
+            "headers",
+            format!("at most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes"),
+        ));
     }
     if let Some(name) = fields.headers.keys().find(|name| {
         name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
@@ -247,10 +260,16 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
         return Err(SpecError::field("headers", format!("{name:?} is no header name")));
     }
     if let Some((name, _)) = fields.headers.iter().find(|(_, value)| value.chars().any(char::is_control)) {
-        return Err(SpecError::field("headers", format!("{name}: the value must not hold control characters")));
+        return Err(SpecError::field(
+            "headers",
+            format!("{name}: the value must not hold control characters"),
+        ));
     }
     if fields.unique.is_some() {
-        return Err(SpecError::field("unique", "unique jobs are not served yet; give the job an \"id\" instead"));
+        return Err(SpecError::field(
+            "unique",
+            "unique jobs are not served yet; give the job an \"id\" instead",
+        ));
     }
     let spec = record::Spec {
         chosen,
@@ -350,7 +369,10 @@ mod tests {
         let deep = format!(r#"{{"payload":{}1{}}}"#, "[".repeat(65), "]".repeat(65));
         assert_eq!(refused(&deep), "payload: nests deeper than 64");
         let long = format!(r#"{{"payload":"{}"}}"#, "x".repeat(1000));
-        assert_eq!(refused(&long), "payload: 1002 bytes are over the limit of 1000 of this queue (max_payload)");
+        assert_eq!(
+            refused(&long),
+            "payload: 1002 bytes are over the limit of 1000 of this queue (max_payload)"
+        );
         let deep_enough = format!(r#"{{"payload":{}1{}}}"#, "[".repeat(64), "]".repeat(64));
         assert!(parse(&deep_enough, &limits()).is_ok());
     }

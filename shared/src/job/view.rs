@@ -112,7 +112,8 @@ impl Found {
     pub fn view(self) -> Result<JobView, RecordError> {
         let state = self.state();
         let spec = self.record.decode()?;
-        let mut attempts: Vec<OpenAttempt> = self.progress.attempts.into_iter().map(OpenAttempt::from).collect();
+        let mut attempts: Vec<OpenAttempt> =
+            self.progress.attempts.into_iter().map(OpenAttempt::from).collect();
         let mut attempt = self.progress.attempt;
         let due = match &self.place {
             Place::Waiting { due } => self.progress.due.unwrap_or_else(|| due.as_millis()),

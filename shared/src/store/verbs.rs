@@ -39,13 +39,17 @@ pub enum StoreError {
 /// What became of one enqueued job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enqueued {
-    Created { due: StoreTime },
+    Created {
+        due: StoreTime,
+    },
     /// The same id with the same content is there already, or ended so lately that it is remembered.
     Existing,
     /// The same id with other content; the stored job is untouched.
     Conflict,
     /// The queue holds as many waiting jobs as it may.
-    Full { waiting: u64 },
+    Full {
+        waiting: u64,
+    },
     /// Its expiry had already passed.
     Expired,
 }
@@ -251,7 +255,11 @@ pub struct Outgoing {
 pub enum Admission {
     Job(NewJob),
     /// It could not be read: it becomes a dead letter at once. `content` is its record, `progress` says why.
-    Malformed { id: JobId, content: String, progress: String },
+    Malformed {
+        id: JobId,
+        content: String,
+        progress: String,
+    },
 }
 
 /// How strong an acknowledgement is.

@@ -12,7 +12,8 @@ use crate::job::settle::{Again, Delivery, FollowUp, Write};
 use crate::job::{Due, NewJob, Progress, Record};
 use crate::names::{JobId, QueueName, WorkerId};
 use crate::store::{
-    Answer, Held, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, Retention, SettleRequest, StoreError,
+    Answer, Held, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, Retention, SettleRequest,
+    StoreError,
 };
 
 /// A silence of pulses longer than this means that nobody could renew.
@@ -65,7 +66,8 @@ impl RedisStore {
             return Ok((Vec::new(), None));
         }
         let mut answers = self.link.run(&calls).await?.into_iter();
-        let mut next = || answers.next().ok_or_else(|| StoreError::Corrupt("an answer is missing".to_owned()));
+        let mut next =
+            || answers.next().ok_or_else(|| StoreError::Corrupt("an answer is missing".to_owned()));
         let mut settled = Vec::new();
         if settle.is_some() {
             let mut parts = Parts::new(next()?)?;
@@ -220,7 +222,9 @@ impl RedisStore {
     /// See [`crate::store::Store::outbox_moved`].
     pub async fn outbox_moved(&self, queue: &QueueName, tickets: &[String]) -> Result<(), StoreError> {
         for ticket in tickets {
-            self.link.query::<i64>(redis::cmd("LREM").arg(self.keys.of(queue, "outbox")).arg(1).arg(ticket)).await?;
+            self.link
+                .query::<i64>(redis::cmd("LREM").arg(self.keys.of(queue, "outbox")).arg(1).arg(ticket))
+                .await?;
         }
         Ok(())
     }

@@ -21,7 +21,8 @@ impl RedisStore {
         self.register(queue).await?;
         let mut answers = Vec::with_capacity(jobs.len());
         for batch in jobs.chunks(MAX_BATCH) {
-            let mut parts = Parts::new(self.link.run_one(self.enqueue_call(queue, batch, max_waiting)).await?)?;
+            let mut parts =
+                Parts::new(self.link.run_one(self.enqueue_call(queue, batch, max_waiting)).await?)?;
             parts.time()?;
             for _ in batch {
                 answers.push(enqueued(&mut parts)?.unwrap_or(Enqueued::Existing));

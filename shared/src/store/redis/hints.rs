@@ -17,7 +17,11 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 
 impl RedisStore {
     /// See [`crate::store::Store::listen`].
-    pub async fn listen(&self, queues: &[QueueName], _host: &str) -> Result<mpsc::Receiver<Hint>, StoreError> {
+    pub async fn listen(
+        &self,
+        queues: &[QueueName],
+        _host: &str,
+    ) -> Result<mpsc::Receiver<Hint>, StoreError> {
         let (sender, receiver) = mpsc::channel(HINTS);
         let channels: Vec<String> = queues.iter().map(|queue| self.keys.of(queue, "hints")).collect();
         let mut first = self.link.client().get_async_pubsub().await.map_err(|error| failed(&error))?;
@@ -53,7 +57,8 @@ impl RedisStore {
                 () = sender.closed() => return,
             };
             let Some(message) = message else { return };
-            let queue = self.keys.queue_of(message.get_channel_name()).and_then(|name| QueueName::new(name).ok());
+            let queue =
+                self.keys.queue_of(message.get_channel_name()).and_then(|name| QueueName::new(name).ok());
             let (Some(queue), Ok(text)) = (queue, message.get_payload::<String>()) else { continue };
             if let Some(hint) = parse(queue, &text) {
                 let _ = sender.try_send(hint);
@@ -70,7 +75,10 @@ fn parse(queue: QueueName, text: &str) -> Option<Hint> {
             let next_due = words.next()?.parse().ok().map(StoreTime::from_micros);
             Some(Hint::Work { queue, due, next_due })
         }
-        "cancel" => Some(Hint::Cancel { worker: WorkerId::new(words.next()?).ok()?, id: JobId::new(words.next()?).ok()? }),
+        "cancel" => Some(Hint::Cancel {
+            worker: WorkerId::new(words.next()?).ok()?,
+            id: JobId::new(words.next()?).ok()?,
+        }),
         "changed" => Some(Hint::Changed { queue }),
         _ => None,
     }
@@ -85,7 +93,10 @@ mod tests {
         let queue = QueueName::new("q").unwrap();
         let work = |due, next_due| Some(Hint::Work { queue: queue.clone(), due, next_due });
         assert_eq!(parse(queue.clone(), "work 3 -"), work(3, None));
-        assert_eq!(parse(queue.clone(), "work 0 1700000000000000"), work(0, Some(StoreTime::from_micros(1_700_000_000_000_000))));
+        assert_eq!(
+            parse(queue.clone(), "work 0 1700000000000000"),
+            work(0, Some(StoreTime::from_micros(1_700_000_000_000_000)))
+        );
         assert_eq!(parse(queue.clone(), "changed"), Some(Hint::Changed { queue: queue.clone() }));
         assert_eq!(parse(queue, "nonsense 1"), None);
     }

@@ -73,10 +73,8 @@ impl RedisStore {
     /// # Errors
     /// See [`StoreError`].
     pub async fn inbox_left(&self, queue: &QueueName, taker: &str) -> Result<Vec<Taken>, StoreError> {
-        let mut left: Vec<Taken> = self
-            .link
-            .query(&Cmd::lrange(self.keys.taking(queue, taker), -(MAX_BATCH as isize), -1))
-            .await?;
+        let mut left: Vec<Taken> =
+            self.link.query(&Cmd::lrange(self.keys.taking(queue, taker), -(MAX_BATCH as isize), -1)).await?;
         left.reverse();
         Ok(left)
     }
@@ -95,7 +93,8 @@ impl RedisStore {
     ) -> Result<Vec<Option<Enqueued>>, StoreError> {
         self.link.room().await?;
         self.register(queue).await?;
-        let (jobs, raw): (Vec<NewJob>, Vec<&Taken>) = jobs.iter().map(|(job, raw)| (job.clone(), raw)).unzip();
+        let (jobs, raw): (Vec<NewJob>, Vec<&Taken>) =
+            jobs.iter().map(|(job, raw)| (job.clone(), raw)).unzip();
         let mut call = self.enqueue_call(queue, &jobs, max_waiting);
         call.arg(taker);
         for raw in raw {

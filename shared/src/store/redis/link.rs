@@ -38,7 +38,9 @@ pub(super) fn failed(error: &RedisError) -> StoreError {
         ErrorKind::Server(ServerErrorKind::NoPerm) | ErrorKind::AuthenticationFailed => {
             StoreError::Unfit(format!("Redis refused: {error}"))
         }
-        _ if error.code() == Some("OOM") => StoreError::NearLimit("Redis has reached its maxmemory".to_owned()),
+        _ if error.code() == Some("OOM") => {
+            StoreError::NearLimit("Redis has reached its maxmemory".to_owned())
+        }
         _ if error.code() == Some("MISCONF") => {
             StoreError::NearLimit("Redis cannot write to its disk (MISCONF)".to_owned())
         }
@@ -55,15 +57,17 @@ impl Link {
             // A second installation of the same provider is refused and harmless.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let client = Client::open(url).map_err(|error| StoreError::Unfit(format!("the Redis URL is wrong: {error}")))?;
+        let client = Client::open(url)
+            .map_err(|error| StoreError::Unfit(format!("the Redis URL is wrong: {error}")))?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT))
             .set_min_delay(Duration::from_millis(20))
             .set_max_delay(Duration::from_millis(200))
             .set_number_of_retries(1);
-        let mut connection =
-            ConnectionManager::new_with_config(client.clone(), config).await.map_err(|error| failed(&error))?;
+        let mut connection = ConnectionManager::new_with_config(client.clone(), config)
+            .await
+            .map_err(|error| failed(&error))?;
         let scripts = Scripts::new();
         scripts.load(&mut connection).await.map_err(|error| failed(&error))?;
         let link = Self { client, connection, scripts, memory: Mutex::new(None) };
@@ -112,7 +116,9 @@ impl Link {
             return Err(StoreError::Unfit(format!("Redis {version} is too old; 7.0 or later is needed")));
         }
         if info.get::<String>("cluster_enabled").as_deref() == Some("1") {
-            return Err(StoreError::Unfit("Redis Cluster is not supported yet; use a single server".to_owned()));
+            return Err(StoreError::Unfit(
+                "Redis Cluster is not supported yet; use a single server".to_owned(),
+            ));
         }
         let policy: String = info.get("maxmemory_policy").unwrap_or_else(|| "noeviction".to_owned());
         let limit: u64 = info.get("maxmemory").unwrap_or(0);
@@ -136,11 +142,14 @@ impl Link {
             return verdict.clone();
         }
         let info: redis::InfoDict = self.query(redis::cmd("INFO").arg("memory")).await?;
-        let (used, limit): (u64, u64) = (info.get("used_memory").unwrap_or(0), info.get("maxmemory").unwrap_or(0));
+        let (used, limit): (u64, u64) =
+            (info.get("used_memory").unwrap_or(0), info.get("maxmemory").unwrap_or(0));
         let policy: String = info.get("maxmemory_policy").unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "a share of bytes needs no more")]
         let verdict = if limit > 0 && policy.starts_with("allkeys") {
-            Err(StoreError::Unfit(format!("Redis drops keys when its memory is full (maxmemory-policy {policy})")))
+            Err(StoreError::Unfit(format!(
+                "Redis drops keys when its memory is full (maxmemory-policy {policy})"
+            )))
         } else if limit > 0 && used as f64 > limit as f64 * MEMORY_SHARE {
             Err(StoreError::NearLimit(format!(
                 "Redis uses {used} of {limit} bytes (maxmemory); above {:.0} % only running jobs go on",
@@ -162,11 +171,15 @@ impl Link {
             (true, Some("always")) => answer("fsync", "appendonly yes, appendfsync always".to_owned()),
             (true, fsync) => {
                 let fsync = fsync.unwrap_or("unknown");
-                answer("memory", format!("appendonly yes, appendfsync {fsync}: a crash may lose the last seconds"))
+                answer(
+                    "memory",
+                    format!("appendonly yes, appendfsync {fsync}: a crash may lose the last seconds"),
+                )
             }
-            (false, _) => {
-                answer("memory", "appendonly no: a crash of Redis loses what came after its last snapshot".to_owned())
-            }
+            (false, _) => answer(
+                "memory",
+                "appendonly no: a crash of Redis loses what came after its last snapshot".to_owned(),
+            ),
         }
     }
 }

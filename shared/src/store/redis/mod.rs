@@ -42,6 +42,10 @@ impl RedisStore {
     /// See [`super::Store::open`].
     pub async fn open(url: &str, config: &StoreConfig) -> Result<Self, StoreError> {
         let link = link::Link::open(url).await?;
-        Ok(Self { link: Arc::new(link), keys: keys::Keys::new(config.namespace.clone()), known: Arc::default() })
+        Ok(Self {
+            link: Arc::new(link),
+            keys: keys::Keys::new(config.namespace.clone()),
+            known: Arc::default(),
+        })
     }
 }

@@ -103,7 +103,8 @@ impl RedisStore {
                     call
                 }
                 State::Dead | State::Cancelled | State::Expired => {
-                    let spec = seen.found.record.decode().map_err(|error| StoreError::Corrupt(error.to_string()))?;
+                    let spec =
+                        seen.found.record.decode().map_err(|error| StoreError::Corrupt(error.to_string()))?;
                     let forgiven = seen.found.progress.forgiven();
                     let mut call = self.revise_call(queue, id, &seen, "revive");
                     call.arg(forgiven.encode(0)).arg(spec.priority);
@@ -146,7 +147,9 @@ impl RedisStore {
     }
 
     async fn announce(&self, queue: &QueueName) -> Result<(), StoreError> {
-        self.link.query::<i64>(redis::cmd("PUBLISH").arg(self.keys.of(queue, "hints")).arg("changed")).await?;
+        self.link
+            .query::<i64>(redis::cmd("PUBLISH").arg(self.keys.of(queue, "hints")).arg("changed"))
+            .await?;
         Ok(())
     }
 
@@ -164,7 +167,12 @@ impl RedisStore {
     }
 
     /// See [`crate::store::Store::set_live`].
-    pub async fn set_live(&self, queue: &QueueName, key: &str, value: Option<&str>) -> Result<(), StoreError> {
+    pub async fn set_live(
+        &self,
+        queue: &QueueName,
+        key: &str,
+        value: Option<&str>,
+    ) -> Result<(), StoreError> {
         self.register(queue).await?;
         let live = self.keys.of(queue, "live");
         match value {
@@ -179,7 +187,9 @@ impl RedisStore {
     /// See [`crate::store::Store::beat`].
     pub async fn beat(&self, beat: &HostBeat) -> Result<(), StoreError> {
         let until = self.clock().await?.reading + beat.lease;
-        self.link.query::<i64>(redis::cmd("HSET").arg(self.keys.hosts()).arg(&beat.host).arg(&beat.record)).await?;
+        self.link
+            .query::<i64>(redis::cmd("HSET").arg(self.keys.hosts()).arg(&beat.host).arg(&beat.record))
+            .await?;
         let leases = self.keys.host_leases();
         self.link.query::<i64>(redis::cmd("ZADD").arg(leases).arg(until.as_millis()).arg(&beat.host)).await?;
         Ok(())
@@ -196,8 +206,10 @@ impl RedisStore {
     pub async fn hosts(&self) -> Result<Vec<String>, StoreError> {
         let now = self.clock().await?.reading.as_millis();
         let leases = self.keys.host_leases();
-        let live: Vec<String> =
-            self.link.query(redis::cmd("ZRANGEBYSCORE").arg(leases).arg(format!("({now}")).arg("+inf")).await?;
+        let live: Vec<String> = self
+            .link
+            .query(redis::cmd("ZRANGEBYSCORE").arg(leases).arg(format!("({now}")).arg("+inf"))
+            .await?;
         if live.is_empty() {
             return Ok(Vec::new());
         }

@@ -15,7 +15,11 @@ use crate::store::{MAX_BATCH, Page, QueueView, StoreError};
 const MAX_PAGE: usize = MAX_BATCH;
 
 impl RedisStore {
-    pub(super) async fn look_raw(&self, queue: &QueueName, ids: &[JobId]) -> Result<Vec<Option<Seen>>, StoreError> {
+    pub(super) async fn look_raw(
+        &self,
+        queue: &QueueName,
+        ids: &[JobId],
+    ) -> Result<Vec<Option<Seen>>, StoreError> {
         let mut call = self.link.scripts.look.call(&self.keys.base(queue));
         for id in ids {
             call.arg(id.as_str());
@@ -35,7 +39,8 @@ impl RedisStore {
                 "waiting" => Place::Waiting { due: StoreTime::from_micros(detail.parse().unwrap_or(0)) },
                 _ => {
                     let held = held(&detail)?;
-                    let worker = WorkerId::new(&holder).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+                    let worker =
+                        WorkerId::new(&holder).map_err(|error| StoreError::Corrupt(error.to_string()))?;
                     let (token, due, started, deadline) = (held.token, held.due, held.started, held.deadline);
                     Place::Running(Unacked { worker, token, due, started, deadline })
                 }
@@ -57,7 +62,9 @@ impl RedisStore {
     pub async fn look(&self, queue: &QueueName, ids: &[JobId]) -> Result<Vec<Option<Found>>, StoreError> {
         let mut all = Vec::with_capacity(ids.len());
         for batch in ids.chunks(MAX_BATCH) {
-            all.extend(self.look_raw(queue, batch).await?.into_iter().map(|seen| seen.map(|seen| seen.found)));
+            all.extend(
+                self.look_raw(queue, batch).await?.into_iter().map(|seen| seen.map(|seen| seen.found)),
+            );
         }
         Ok(all)
     }
@@ -75,7 +82,9 @@ impl RedisStore {
             State::Scheduled | State::Ready => self.waiting_page(queue, state, cursor, limit).await?,
             State::Running => self.running_page(queue, cursor, limit).await?,
             State::Dead => self.dead_page(queue, cursor, limit).await?,
-            State::Done | State::Cancelled | State::Expired => self.ended_page(queue, state, cursor, limit).await?,
+            State::Done | State::Cancelled | State::Expired => {
+                self.ended_page(queue, state, cursor, limit).await?
+            }
         };
         let ids: Vec<JobId> = ids.iter().map(|id| job_id(id)).collect::<Result<_, _>>()?;
         let found = if ids.is_empty() { Vec::new() } else { self.look(queue, &ids).await? };
@@ -110,8 +119,10 @@ impl RedisStore {
                 }
                 if number == *past {
                     let rank: Option<i64> = self.link.query(redis::cmd("ZRANK").arg(&zset).arg(id)).await?;
-                    let below: i64 =
-                        self.link.query(redis::cmd("ZCOUNT").arg(&zset).arg("-inf").arg(format!("({score}"))).await?;
+                    let below: i64 = self
+                        .link
+                        .query(redis::cmd("ZCOUNT").arg(&zset).arg("-inf").arg(format!("({score}")))
+                        .await?;
                     from = from.max(rank.map_or(below, |rank| rank + 1));
                 } else {
                     after = None;
@@ -174,7 +185,8 @@ impl RedisStore {
         let mut from = 0_i64;
         if let Some((time, id)) = cursor.and_then(|text| text.split_once(' ')) {
             let rank: Option<i64> = self.link.query(redis::cmd("ZREVRANK").arg(&key).arg(id)).await?;
-            let above: i64 = self.link.query(redis::cmd("ZCOUNT").arg(&key).arg(format!("({time}")).arg("+inf")).await?;
+            let above: i64 =
+                self.link.query(redis::cmd("ZCOUNT").arg(&key).arg(format!("({time}")).arg("+inf")).await?;
             from = rank.map_or(above, |rank| rank + 1);
         }
         let to = from + i64::try_from(limit).unwrap_or(1) - 1;
@@ -194,17 +206,22 @@ impl RedisStore {
         limit: usize,
     ) -> Result<(Vec<String>, Option<String>), StoreError> {
         let key = self.keys.of(queue, state.as_str());
-        let cut: Option<i64> =
-            self.link.query(redis::cmd("HGET").arg(self.keys.of(queue, "meta")).arg(format!("cut:{state}"))).await?;
+        let cut: Option<i64> = self
+            .link
+            .query(redis::cmd("HGET").arg(self.keys.of(queue, "meta")).arg(format!("cut:{state}")))
+            .await?;
         let cut = cut.unwrap_or(0);
         let length: i64 = self.link.query(redis::cmd("LLEN").arg(&key)).await?;
         // One past the index of the newest job to show.
-        let end = cursor.and_then(|text| text.parse::<i64>().ok()).map_or(length, |number| (number - cut).min(length));
+        let end = cursor
+            .and_then(|text| text.parse::<i64>().ok())
+            .map_or(length, |number| (number - cut).min(length));
         let start = (end - i64::try_from(limit).unwrap_or(1)).max(0);
         if end <= start {
             return Ok((Vec::new(), None));
         }
-        let mut ids: Vec<String> = self.link.query(redis::cmd("LRANGE").arg(&key).arg(start).arg(end - 1)).await?;
+        let mut ids: Vec<String> =
+            self.link.query(redis::cmd("LRANGE").arg(&key).arg(start).arg(end - 1)).await?;
         ids.reverse();
         Ok((ids, (start > 0).then(|| (cut + start).to_string())))
     }
@@ -228,7 +245,8 @@ impl RedisStore {
         let oldest = parts.maybe_time()?;
         let (outbox, inbox) = (parts.number()?, parts.number()?);
         let (enqueued_total, ended_total) = (parts.number()?, parts.number()?);
-        let (done, dead, cancelled, expired) = (parts.number()?, parts.number()?, parts.number()?, parts.number()?);
+        let (done, dead, cancelled, expired) =
+            (parts.number()?, parts.number()?, parts.number()?, parts.number()?);
         Ok(QueueView {
             queue: queue.to_string(),
             paused,

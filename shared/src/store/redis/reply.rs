@@ -33,9 +33,8 @@ impl Parts {
     /// The next part as text; bytes that are no UTF-8 are replaced.
     pub(super) fn text(&mut self) -> Result<String, StoreError> {
         match self.0.next() {
-            Some(Value::BulkString(bytes)) => {
-                Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
-            }
+            Some(Value::BulkString(bytes)) => Ok(String::from_utf8(bytes)
+                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
             Some(Value::SimpleString(text)) => Ok(text),
             Some(Value::Int(number)) => Ok(number.to_string()),
             Some(_) => Err(odd("a part that is no text")),
@@ -45,7 +44,9 @@ impl Parts {
 
     pub(super) fn number<N: FromStr + TryFrom<i64>>(&mut self) -> Result<N, StoreError> {
         match self.0.next() {
-            Some(Value::Int(number)) => N::try_from(number).map_err(|_out_of_range| odd("a number out of range")),
+            Some(Value::Int(number)) => {
+                N::try_from(number).map_err(|_out_of_range| odd("a number out of range"))
+            }
             Some(Value::BulkString(bytes)) => std::str::from_utf8(&bytes)
                 .ok()
                 .and_then(|text| text.parse().ok())
@@ -65,7 +66,9 @@ impl Parts {
         if text.is_empty() {
             return Ok(None);
         }
-        text.parse().map(|micros| Some(StoreTime::from_micros(micros))).map_err(|_no_number| odd("a time that is none"))
+        text.parse()
+            .map(|micros| Some(StoreTime::from_micros(micros)))
+            .map_err(|_no_number| odd("a time that is none"))
     }
 
     pub(super) fn flag(&mut self) -> Result<bool, StoreError> {
