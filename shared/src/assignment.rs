@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::StoreClock;
 use crate::job::Policy;
 use crate::names::{Namespace, QueueName, WorkerId};
+use crate::settings::{Handler, LoadInput, PoolQueues, PoolRun, Settings, StoreUrl};
 use crate::store::{StoreConfig, StorePlace};
 
 /// See the module's text.
@@ -63,6 +64,62 @@ pub enum HandlerSpec {
 }
 
 impl Assignment {
+    /// What a worker of this pool is told, from the settings.
+    ///
+    /// # Errors
+    /// When there is no such pool, or its handler is one that is not served yet.
+    pub fn of(settings: &Settings, pool: &str, worker: WorkerId) -> Result<Self, String> {
+        let Some(own) = settings.pools.get(pool) else { return Err(format!("there is no pool {pool:?}")) };
+        let name = |name: &str| QueueName::new(name).map_err(|error| error.to_string());
+        let queues = match &own.queues {
+            PoolQueues::Ordered(names) => {
+                names.iter().map(|queue| Ok((name(queue)?, 0))).collect::<Result<Vec<_>, String>>()?
+            }
+            PoolQueues::Shares(shares) => {
+                shares.iter().map(|(queue, share)| Ok((name(queue)?, *share))).collect::<Result<_, String>>()?
+            }
+        };
+        let handler = match &own.run {
+            PoolRun::Command(_) => None,
+            PoolRun::Handler(Handler::Exec(program)) => {
+                Some(HandlerSpec::Exec { command: program.command.clone(), env: program.env.clone() })
+            }
+            PoolRun::Handler(Handler::Stream(program)) => {
+                Some(HandlerSpec::Stream { command: program.command.clone(), env: program.env.clone() })
+            }
+            PoolRun::Handler(Handler::Stdout) => Some(HandlerSpec::Stdout),
+            PoolRun::Handler(_) => return Err(format!("the handler of pool {pool:?} is not served yet")),
+        };
+        let policies = queues.iter().map(|(queue, _)| (queue.clone(), settings.queue(queue.as_str()).clone())).collect();
+        Ok(Self {
+            worker,
+            store: match &settings.store.url {
+                StoreUrl::Sqlite { path } => StoreAddress::Sqlite(path.clone()),
+                StoreUrl::Redis { url } => StoreAddress::Redis(url.expose().to_owned()),
+            },
+            namespace: Namespace::new(settings.store.namespace.as_ref()).map_err(|error| error.to_string())?,
+            lease: settings.store.lease,
+            queues,
+            policies,
+            slots: usize::try_from(own.slots).unwrap_or(1),
+            max_jobs: own.max_jobs.unwrap_or(0),
+            handler,
+            clock: None,
+        })
+    }
+
+    /// The assignment of a worker that somebody started by hand, from the configuration it finds.
+    ///
+    /// # Errors
+    /// When the configuration is wrong or has no such pool.
+    pub fn by_hand(pool: &str) -> Result<Self, String> {
+        let input = LoadInput::capture().map_err(|error| error.to_string())?;
+        let loaded = Settings::load(&input).map_err(|error| error.to_string())?;
+        let host = rustix::system::uname().nodename().to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let worker = format!("{host}:{pool}:0:{}", crate::job::spec::generate_id());
+        Self::of(&loaded.settings, pool, WorkerId::new(&worker).map_err(|error| error.to_string())?)
+    }
+
     /// How the store is to be opened.
     #[must_use]
     pub fn store_config(&self) -> StoreConfig {

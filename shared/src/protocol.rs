@@ -57,6 +57,9 @@ pub struct RunningJob {
     pub ran: u64,
     /// How long it may still run, in ms; negative once it is over its timeout.
     pub left: i64,
+    /// Percent, where the handler tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<u8>,
 }
 
 /// From a child to its parent.
@@ -292,6 +295,7 @@ mod tests {
             attempt: u32::MAX,
             ran: u64::MAX,
             left: i64::MIN,
+            progress: Some(100),
         };
         let beat = Beat {
             doing: Doing::Draining,

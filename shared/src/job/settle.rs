@@ -19,6 +19,9 @@ pub const CRASH_DELAY: Duration = Duration::from_secs(10);
 /// From so many crashes on, a job shares its worker with no other.
 pub const ALONE_FROM_CRASHES: u32 = 2;
 
+/// A job of a kind that its worker does not know waits so long before the next worker looks at it.
+pub const UNKNOWN_KIND_DELAY: Duration = Duration::from_secs(15);
+
 /// One hand-over of a job to a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
@@ -74,6 +77,8 @@ pub enum Outcome {
     },
     Cancelled,
     Expired,
+    /// The worker has no handler for its kind: another pool may. Nothing is charged.
+    UnknownKind { kind: String },
     /// Put back by its worker: never started, or stopped by it. Nothing is charged.
     GiveBack,
     /// The worker died while it ran this job.
@@ -240,6 +245,10 @@ fn decide(progress: &mut Progress, spec: &Spec, outcome: Outcome, policy: &Polic
         Outcome::Expired => {
             Decision::finish(Event::AckExpired, FinalState::Expired, AttemptEnd::Expired, None)
         }
+        Outcome::UnknownKind { kind } => {
+            let error = Some(format!("no worker that pulled it knows the kind {kind:?}"));
+            Decision::again(Event::AckSnooze, Again::After(UNKNOWN_KIND_DELAY), AttemptEnd::GaveBack, error)
+        }
         Outcome::GiveBack => Decision::again(Event::GiveBack, Again::Front, AttemptEnd::GaveBack, None),
         Outcome::Crashed { cause } => {
             progress.crashes += 1;
@@ -383,6 +392,7 @@ mod tests {
             Outcome::Dead { error: "e".into() },
             Outcome::Cancelled,
             Outcome::Expired,
+            Outcome::UnknownKind { kind: "k".into() },
             Outcome::GiveBack,
             Outcome::Crashed { cause: "c".into() },
             Outcome::Killed { cause: "c".into() },

@@ -1,0 +1,36 @@
+//! The built-in handlers.
+
+mod capture;
+mod exec;
+mod stdout;
+mod stream;
+
+use roundsman_shared::assignment::HandlerSpec;
+use roundsman_shared::job::settle::Outcome;
+
+use crate::api::{Context, Handler, Handlers, Patience, Run};
+use crate::session::Task;
+
+/// Handlers that do what the pool's settings say.
+pub(crate) fn make(spec: HandlerSpec, slots: usize) -> Handlers {
+    let other: Box<dyn Handler> = match spec {
+        HandlerSpec::Exec { command, env } => Box::new(exec::Exec::new(command, env, slots)),
+        HandlerSpec::Stream { command, env } => Box::new(stream::Stream::new(command, env)),
+        HandlerSpec::Stdout => Box::new(stdout::Stdout::open()),
+        HandlerSpec::Noop => Box::new(Noop),
+    };
+    Handlers { other: Some(other), ..Handlers::default() }
+}
+
+/// Ends every job at once.
+struct Noop;
+
+impl Handler for Noop {
+    fn start(&self, _: &Task, _: Context) -> Run {
+        Box::pin(std::future::ready(Outcome::Done { result: None, follow_ups: Vec::new() }.into()))
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Drop
+    }
+}

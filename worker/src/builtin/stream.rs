@@ -1,0 +1,312 @@
+//! `stream`: one long-lived program in any language. It reads a JSON line a job on its standard input and answers by a
+//! JSON line on its standard output, in any order. Its standard error is logged.
+//!
+//! ```text
+//!   {"id":"…","kind":null,"payload":…,"attempt":1,"token":…,"deadline":…}  ──▶ program
+//!   {"id":"…","ok":true,"result":…}  or  {"id":"…","ok":false,"error":"…","retry":false}  ◀── program
+//! ```
+//! The program is started with the first job. When it dies, the jobs that it had are charged with a crash, and it is
+//! started again with the next one; a job over its timeout, or cancelled, costs the program its life, and its other jobs
+//! go back uncharged.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::unix::process::ExitStatusExt as _;
+use std::rc::Rc;
+use std::time::Duration;
+
+use roundsman_shared::clock::Wall;
+use roundsman_shared::exit;
+use roundsman_shared::job::progress::tail;
+use roundsman_shared::job::settle::Outcome;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::sync::{mpsc, oneshot};
+
+use super::capture::MAX_TAIL;
+use crate::api::{Context, Ended, Handler, Patience, Run};
+use crate::session::Task;
+use crate::spawn;
+
+/// Bytes of an answer.
+const MAX_ANSWER: u64 = 1024 * 1024;
+/// Jobs that may wait for the program to read them: as many as there can be slots.
+const WAITING: usize = 256;
+/// Lines of standard error that are logged a second; the rest is dropped.
+const LOGGED: u32 = 100;
+
+#[derive(Serialize)]
+struct Question<'a> {
+    id: &'a str,
+    kind: Option<&'a str>,
+    payload: &'a RawValue,
+    attempt: u32,
+    token: i64,
+    /// Unix ms.
+    deadline: i64,
+}
+
+#[derive(Deserialize)]
+struct AnswerLine {
+    id: String,
+    ok: bool,
+    #[serde(default)]
+    result: Option<Box<RawValue>>,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    retry: Option<bool>,
+}
+
+type Waiting = Rc<RefCell<HashMap<String, VecDeque<oneshot::Sender<Ended>>>>>;
+
+/// See the module's text.
+pub(super) struct Stream {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    command: Vec<String>,
+    env: BTreeMap<String, String>,
+    live: RefCell<Option<Live>>,
+}
+
+/// A running program.
+#[derive(Clone)]
+struct Live {
+    lines: mpsc::Sender<String>,
+    waiting: Waiting,
+    kill: Rc<tokio::sync::Notify>,
+}
+
+impl Stream {
+    pub(super) fn new(command: Vec<String>, env: BTreeMap<String, String>) -> Self {
+        spawn::adopt_orphans();
+        Self { shared: Rc::new(Shared { command, env, live: RefCell::default() }) }
+    }
+}
+
+impl Handler for Stream {
+    fn start(&self, task: &Task, context: Context) -> Run {
+        let (shared, task) = (self.shared.clone(), task.clone());
+        Box::pin(async move { ask(&shared, &task, context).await })
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Wait(Duration::from_secs(4))
+    }
+}
+
+async fn ask(shared: &Rc<Shared>, task: &Task, mut context: Context) -> Ended {
+    let live = match program(shared) {
+        Ok(live) => live,
+        Err(ended) => return ended,
+    };
+    let (answer, mut answered) = oneshot::channel();
+    live.waiting.borrow_mut().entry(task.id.to_string()).or_default().push_back(answer);
+    let question = question(task);
+    if live.lines.send(question).await.is_err() {
+        // It died in this moment; the answer says how.
+        return answered.await.unwrap_or_else(|_| Outcome::GiveBack.into());
+    }
+    tokio::select! {
+        biased;
+        answer = &mut answered => answer.unwrap_or_else(|_| Outcome::GiveBack.into()),
+        () = context.stopped() => {
+            // Nothing else can stop a job in it. The other jobs are given back, this one has its own verdict.
+            for (id, senders) in live.waiting.borrow_mut().drain() {
+                if id != task.id.as_str() {
+                    senders.into_iter().for_each(|sender| drop(sender.send(Outcome::GiveBack.into())));
+                }
+            }
+            live.kill.notify_one();
+            live.lines.closed().await;
+            Outcome::GiveBack.into()
+        }
+    }
+}
+
+fn question(task: &Task) -> String {
+    let payload = RawValue::from_string(task.spec.payload.clone()).expect("a stored payload is JSON");
+    let timeout = i64::try_from(task.timeout.as_millis()).unwrap_or(i64::MAX);
+    let question = Question {
+        id: task.id.as_str(),
+        kind: task.spec.kind.as_deref(),
+        payload: &payload,
+        attempt: task.attempt,
+        token: task.token,
+        deadline: Wall::now().as_millis().saturating_add(timeout),
+    };
+    let mut line = serde_json::to_string(&question).expect("plain data serialises");
+    line.push('\n');
+    line
+}
+
+/// The running program, started if need be.
+fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
+    if let Some(live) = shared.live.borrow().as_ref().filter(|live| !live.lines.is_closed()) {
+        return Ok(live.clone());
+    }
+    let mut program = spawn::start(&shared.command, &shared.env, &[]).map_err(|error| {
+        let why = format!("{} cannot be started: {error}", shared.command.join(" "));
+        let code = match error.kind() {
+            std::io::ErrorKind::NotFound => exit::NO_PROGRAM,
+            _ => exit::NOT_EXECUTABLE,
+        };
+        Ended { outcome: Outcome::GiveBack, stderr_tail: None, unfit: Some((code, why)) }
+    })?;
+    let (lines, mut to_write) = mpsc::channel::<String>(WAITING);
+    let live = Live { lines, waiting: Waiting::default(), kill: Rc::default() };
+    *shared.live.borrow_mut() = Some(live.clone());
+    let (stdin, stdout, stderr) = (program.child.stdin.take(), program.child.stdout.take(), program.child.stderr.take());
+    let last_words = Rc::new(RefCell::new(String::new()));
+    let (waiting, kill, shared) = (live.waiting.clone(), live.kill.clone(), shared.clone());
+    spawn_local(async move {
+        let write = async {
+            let Some(mut stdin) = stdin else { return };
+            while let Some(line) = to_write.recv().await {
+                if stdin.write_all(line.as_bytes()).await.is_err() {
+                    // It reads no more: its exit is near, or its timeouts are.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let read = async {
+            if let Some(stdout) = stdout {
+                hear(BufReader::new(stdout), &waiting).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let log = async {
+            if let Some(stderr) = stderr {
+                log(BufReader::new(stderr), &last_words).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let status = {
+            let mut talk = std::pin::pin!(async { tokio::join!(write, read, log) });
+            loop {
+                tokio::select! {
+                    biased;
+                    status = program.child.wait() => {
+                        // What it said before it died still counts.
+                        let _ = tokio::time::timeout(Duration::from_millis(50), &mut talk).await;
+                        break status;
+                    }
+                    () = kill.notified() => program.signal(Signal::KILL),
+                    _ = &mut talk => {}
+                }
+            }
+        };
+        program.signal(Signal::KILL);
+        spawn::sweep(&[], None);
+        let ended = match &status {
+            Ok(status) => died(*status, &last_words.borrow()),
+            Err(error) => format!("the program could not be waited for: {error}"),
+        };
+        let status = status.ok();
+        let crashed = status.is_some_and(|status| !status.success());
+        let unfit = status.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+        let unfit = unfit.filter(|code| [exit::NOT_EXECUTABLE, exit::NO_PROGRAM].contains(code));
+        let stderr_tail = Some(last_words.borrow().clone()).filter(|text| !text.is_empty());
+        let all: Vec<_> = waiting.borrow_mut().drain().flat_map(|(_, senders)| senders).collect();
+        // Closed before the answers go out, so that the next job starts another program.
+        drop(to_write);
+        *shared.live.borrow_mut() = None;
+        for sender in all {
+            let outcome = match unfit {
+                Some(_) => Outcome::GiveBack,
+                None if crashed => Outcome::Crashed { cause: ended.clone() },
+                None => Outcome::Retry { error: format!("{ended}, without an answer"), after: None },
+            };
+            let unfit = unfit.map(|code| (code, ended.clone()));
+            let _ = sender.send(Ended { outcome, stderr_tail: stderr_tail.clone(), unfit });
+        }
+    });
+    Ok(live)
+}
+
+fn died(status: std::process::ExitStatus, last_words: &str) -> String {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("the program exited with {code}"),
+        (None, Some(signal)) => format!("the program was killed by {}", super::exec::signal_name(signal)),
+        (None, None) => "the program ended strangely".to_owned(),
+    };
+    match last_words.lines().last() {
+        Some(line) => format!("{how}: {line}"),
+        None => how,
+    }
+}
+
+/// A task that lives on the slots' thread.
+fn spawn_local(task: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(task);
+}
+
+async fn hear(mut from: impl tokio::io::AsyncBufRead + Unpin, waiting: &Waiting) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut from).take(MAX_ANSWER).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let answer: AnswerLine = match serde_json::from_slice(&line) {
+            Ok(answer) => answer,
+            Err(_) => {
+                tracing::warn!(bytes = line.len(), "the program printed something that is no answer; it is ignored");
+                continue;
+            }
+        };
+        let sender = {
+            let mut waiting = waiting.borrow_mut();
+            let senders = waiting.get_mut(&answer.id);
+            let sender = senders.and_then(VecDeque::pop_front);
+            waiting.retain(|_, senders| !senders.is_empty());
+            sender
+        };
+        let Some(sender) = sender else {
+            tracing::warn!(id = %tail(&answer.id, 128), "an answer to a job that was not asked; it is ignored");
+            continue;
+        };
+        let outcome = if answer.ok {
+            Outcome::Done { result: answer.result.filter(|raw| raw.get() != "null"), follow_ups: Vec::new() }
+        } else {
+            let error = answer.error.unwrap_or_else(|| "the program gave no reason".to_owned());
+            match answer.retry {
+                Some(false) => Outcome::Dead { error },
+                _ => Outcome::Retry { error, after: None },
+            }
+        };
+        let _ = sender.send(outcome.into());
+    }
+}
+
+async fn log(mut from: impl tokio::io::AsyncBufRead + Unpin, last_words: &Rc<RefCell<String>>) {
+    let mut line = Vec::new();
+    let mut logged = (roundsman_shared::clock::Mono::now(), 0);
+    loop {
+        line.clear();
+        match (&mut from).take(16 * 1024).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let mut kept = last_words.borrow_mut();
+        kept.push_str(&text);
+        if kept.len() > MAX_TAIL {
+            *kept = tail(&kept, MAX_TAIL);
+        }
+        let now = roundsman_shared::clock::Mono::now();
+        if now.since(logged.0) > Duration::from_secs(1) {
+            logged = (now, 0);
+        }
+        logged.1 += 1;
+        if logged.1 <= LOGGED {
+            tracing::info!(target: "handler", "{}", text.trim_end());
+        }
+    }
+}
+

@@ -1,0 +1,791 @@
+//! The session core: decides what to pull, when to acknowledge, renew and give back, and when to leave. Pure: time,
+//! randomness and every answer come in as events; store calls and commands to the slots go out as actions.
+//!
+//! Rules that live here:
+//! - A pull asks for as many jobs as there are free slots and, beyond, for at most 50 ms of work.
+//! - A finished job is acknowledged with the next pull, and at most 5 ms after it ended.
+//! - One store call of each kind is under way at a time. What a failed call carried is sent again: the store answers a
+//!   repeated call as it did the first.
+//! - A lease is renewed at a third of its length and counts as lost one margin before its end, on this host's clock from
+//!   before the call was sent; then the worker leaves, since it can no longer know that its jobs are its own.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundsman_shared::assignment::Assignment;
+use roundsman_shared::clock::{Mono, SKEW_GUARD, StoreClock, StoreTime};
+use roundsman_shared::exit;
+use roundsman_shared::job::settle::{Delivery, Outcome, Run, Settlement, settle};
+use roundsman_shared::job::{Policy, Spec};
+use roundsman_shared::names::{JobId, QueueName, WorkerId};
+use roundsman_shared::protocol::{Doing, StopMode};
+use roundsman_shared::store::{
+    Answer, Held, MAX_BATCH, Mark, PullRequest, Pulled, RenewRequest, Renewed, SettleRequest, StoreError,
+};
+
+/// Work taken beyond the free slots, as expected running time.
+const PREFETCH: Duration = Duration::from_millis(50);
+/// The most jobs held at once, started or not.
+const MAX_HELD: usize = 2 * MAX_BATCH;
+/// How long a finished job may wait for its acknowledgement to be sent.
+const ACK_WITHIN: Duration = Duration::from_millis(5);
+/// A job that has run so long is noted as started in the store.
+const MARK_AFTER: Duration = Duration::from_millis(20);
+/// A queue that was found empty is looked at again after so long, even if nobody called.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// The same for a worker without a master to call it.
+const LOOK_AGAIN_ALONE: Duration = Duration::from_millis(500);
+/// Between tries of a store that does not answer.
+const RETRY: Duration = Duration::from_millis(100);
+const MAX_RETRY: Duration = Duration::from_secs(2);
+
+/// A number for each delivery that this process has taken.
+pub(crate) type Seq = u64;
+
+/// A job on its way to a slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) seq: Seq,
+    pub(crate) queue: QueueName,
+    pub(crate) id: JobId,
+    pub(crate) token: i64,
+    pub(crate) attempt: u32,
+    pub(crate) created: i64,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) timeout: Duration,
+    /// It must share its worker with no other job.
+    pub(crate) alone: bool,
+}
+
+/// Why a running job is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopJob {
+    Cancelled,
+    Released,
+}
+
+/// A job that a slot is done with.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) seq: Seq,
+    pub(crate) outcome: Outcome,
+    pub(crate) started: Mono,
+    pub(crate) ended: Mono,
+    pub(crate) stderr_tail: Option<String>,
+}
+
+/// A job that a slot runs now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Running {
+    pub(crate) seq: Seq,
+    pub(crate) started: Mono,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Wake(QueueName),
+    Exchanged { sent: Mono, result: Result<(Vec<Answer>, Option<Pulled>), StoreError> },
+    Renewed { sent: Mono, queue: QueueName, result: Result<Renewed, StoreError> },
+    /// What the store says this worker holds, after an answer was lost.
+    Reconciled { queue: QueueName, result: Result<Vec<Held>, StoreError> },
+    Finished(Vec<Finished>),
+    /// Tasks that had not been started, taken back from the slots.
+    Returned(Vec<Seq>),
+    /// What runs now, looked up by the loop when [`Session::next_deadline`] came.
+    Tick(Vec<Running>),
+    Cancel { queue: QueueName, id: JobId },
+    Policies(BTreeMap<QueueName, Policy>),
+    Pause(bool),
+    Stop { mode: StopMode, within: Duration, why: String },
+}
+
+#[derive(Debug)]
+pub(crate) enum Action {
+    Exchange { settle: Option<SettleRequest>, pull: Option<PullRequest> },
+    Renew(RenewRequest),
+    Reconcile(QueueName),
+    Run(Vec<Task>),
+    /// Take back what has not been started.
+    TakeBack,
+    StopJob(Seq, StopJob),
+    /// A wake-up came in vain: all slots are taken.
+    Full(QueueName),
+    Leave { code: u8, why: String },
+}
+
+struct Line {
+    name: QueueName,
+    share: u32,
+    /// Found empty; looked at again at this moment.
+    dry_until: Option<Mono>,
+    /// Running time taken, divided by the share.
+    used: f64,
+    lease_until: Option<Mono>,
+    held: usize,
+    /// A pull's answer was lost: the store may know of deliveries that we do not.
+    doubtful: bool,
+    pending: VecDeque<Settlement>,
+    pending_since: Option<Mono>,
+    marks: Vec<Mark>,
+}
+
+struct Taken {
+    delivery: Delivery,
+    spec: Arc<Spec>,
+    line: usize,
+    marked: bool,
+}
+
+/// What is under way with the store.
+#[derive(Default)]
+struct UnderWay {
+    settle: Option<(usize, Vec<Settlement>)>,
+    pull: Option<usize>,
+    exchange: bool,
+    renew: bool,
+    reconcile: bool,
+}
+
+/// See the module's text.
+pub(crate) struct Session {
+    assignment: Assignment,
+    has_master: bool,
+    lines: Vec<Line>,
+    taken: HashMap<Seq, Taken>,
+    next_seq: Seq,
+    clock: Option<StoreClock>,
+    /// Mean running time of a job, in seconds.
+    service: Option<f64>,
+    under_way: UnderWay,
+    retry_at: Option<Mono>,
+    retry_after: Duration,
+    stopping: Option<Stopping>,
+    paused: bool,
+    left: bool,
+    look_at: Mono,
+    seed: u64,
+    pub(crate) counts: Counts,
+}
+
+struct Stopping {
+    release_at: Option<Mono>,
+    released: bool,
+    why: String,
+}
+
+/// For the beats.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) claimed: u64,
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    pub(crate) busy: Duration,
+    pub(crate) store_ok: bool,
+}
+
+impl Session {
+    pub(crate) fn new(now: Mono, assignment: Assignment, has_master: bool, seed: u64) -> Self {
+        let lines = assignment
+            .queues
+            .iter()
+            .map(|(name, share)| Line {
+                name: name.clone(),
+                share: *share,
+                dry_until: None,
+                used: 0.0,
+                lease_until: None,
+                held: 0,
+                doubtful: false,
+                pending: VecDeque::new(),
+                pending_since: None,
+                marks: Vec::new(),
+            })
+            .collect();
+        Self {
+            clock: assignment.clock,
+            assignment,
+            has_master,
+            lines,
+            taken: HashMap::new(),
+            next_seq: 1,
+            service: None,
+            under_way: UnderWay::default(),
+            retry_at: None,
+            retry_after: RETRY,
+            stopping: None,
+            paused: false,
+            left: false,
+            look_at: now,
+            seed,
+            counts: Counts { store_ok: true, ..Counts::default() },
+        }
+    }
+
+    pub(crate) const fn worker(&self) -> &WorkerId {
+        &self.assignment.worker
+    }
+
+    pub(crate) fn doing(&self) -> Doing {
+        match (&self.stopping, self.taken.is_empty()) {
+            (Some(_), _) => Doing::Draining,
+            (None, true) => Doing::Idle,
+            (None, false) => Doing::Busy,
+        }
+    }
+
+    /// The queue, id and attempt behind a number, and its timeout.
+    pub(crate) fn describe(&self, seq: Seq) -> Option<(&Delivery, Duration)> {
+        let taken = self.taken.get(&seq)?;
+        Some((&taken.delivery, self.timeout(&taken.spec, taken.line)))
+    }
+
+    fn timeout(&self, spec: &Spec, line: usize) -> Duration {
+        spec.timeout.unwrap_or_else(|| self.assignment.policy(&self.lines[line].name).timeout)
+    }
+
+    fn line(&self, queue: &QueueName) -> Option<usize> {
+        self.lines.iter().position(|line| line.name == *queue)
+    }
+
+    fn margin(&self) -> Duration {
+        (self.assignment.lease / 6).max(Duration::from_millis(500))
+    }
+
+    /// Store time in Unix ms at a moment of this host's clock.
+    fn stamp(&self, at: Mono) -> i64 {
+        self.clock.map_or(0, |clock| {
+            if at >= clock.received {
+                clock.at_least(at).as_millis()
+            } else {
+                (clock.reading - clock.received.since(at)).as_millis()
+            }
+        })
+    }
+
+    /// Takes one event; what is to be done about it is appended to `actions`.
+    pub(crate) fn step(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Wake(queue) => self.wake(queue, actions),
+            Event::Exchanged { sent, result } => self.exchanged(now, sent, result, actions),
+            Event::Renewed { sent, queue, result } => self.renewed(now, sent, &queue, result, actions),
+            Event::Reconciled { queue, result } => self.reconciled(now, &queue, result),
+            Event::Finished(finished) => {
+                for job in finished {
+                    self.finished(now, job);
+                }
+            }
+            Event::Returned(seqs) => {
+                for seq in seqs {
+                    self.conclude(now, seq, Outcome::GiveBack, None, now, None);
+                }
+            }
+            Event::Tick(running) => self.tick(now, &running),
+            Event::Cancel { queue, id } => self.cancel(&queue, &id, actions),
+            Event::Policies(policies) => self.assignment.policies.extend(policies),
+            Event::Pause(paused) => {
+                self.paused = paused;
+                if paused {
+                    actions.push(Action::TakeBack);
+                }
+            }
+            Event::Stop { mode, within, why } => self.stop(now, mode, within, why, actions),
+        }
+        self.drive(now, actions);
+    }
+
+    fn wake(&mut self, queue: QueueName, actions: &mut Vec<Action>) {
+        let Some(at) = self.line(&queue) else { return };
+        self.lines[at].dry_until = None;
+        if self.stopping.is_some() || self.taken.len() >= self.assignment.slots {
+            actions.push(Action::Full(queue));
+        }
+    }
+
+    fn stop(&mut self, now: Mono, mode: StopMode, within: Duration, why: String, actions: &mut Vec<Action>) {
+        let release_at = match mode {
+            StopMode::Drain => now + within,
+            StopMode::Release => now,
+        };
+        match &mut self.stopping {
+            Some(stopping) => stopping.release_at = stopping.release_at.map(|at| if at < release_at { at } else { release_at }),
+            None => {
+                self.stopping = Some(Stopping { release_at: Some(release_at), released: false, why });
+                actions.push(Action::TakeBack);
+            }
+        }
+    }
+
+    fn cancel(&self, queue: &QueueName, id: &JobId, actions: &mut Vec<Action>) {
+        let found = self.taken.iter().find(|(_, taken)| taken.delivery.id == *id && taken.delivery.queue == *queue);
+        if let Some((seq, _)) = found {
+            actions.push(Action::StopJob(*seq, StopJob::Cancelled));
+        }
+    }
+
+    fn tick(&mut self, now: Mono, running: &[Running]) {
+        for job in running {
+            if now.since(job.started) < MARK_AFTER {
+                continue;
+            }
+            let (started, line) = (self.stamp(job.started), self.taken.get(&job.seq).map(|taken| taken.line));
+            let Some(line) = line else { continue };
+            let timeout = self.taken.get(&job.seq).map(|taken| self.timeout(&taken.spec, line)).unwrap_or_default();
+            let Some(taken) = self.taken.get_mut(&job.seq) else { continue };
+            if !taken.marked {
+                taken.marked = true;
+                let deadline = started.saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
+                let (id, token) = (taken.delivery.id.clone(), taken.delivery.token);
+                self.lines[line].marks.push(Mark { id, token, started, deadline });
+            }
+        }
+    }
+
+    fn finished(&mut self, now: Mono, job: Finished) {
+        let ran = job.ended.since(job.started);
+        self.counts.busy += ran;
+        let seconds = ran.as_secs_f64();
+        self.service = Some(self.service.map_or(seconds, |mean| mean * 0.9 + seconds * 0.1));
+        if let Some(taken) = self.taken.get(&job.seq) {
+            let line = &mut self.lines[taken.line];
+            line.used += seconds.max(1e-6) / f64::from(line.share.max(1));
+        }
+        match job.outcome {
+            Outcome::Done { .. } => self.counts.done += 1,
+            _ => self.counts.failed += 1,
+        }
+        self.conclude(now, job.seq, job.outcome, Some(job.started), job.ended, job.stderr_tail);
+    }
+
+    /// Turns an outcome into an acknowledgement that waits to be sent.
+    fn conclude(
+        &mut self,
+        now: Mono,
+        seq: Seq,
+        outcome: Outcome,
+        started: Option<Mono>,
+        ended: Mono,
+        stderr_tail: Option<String>,
+    ) {
+        let Some(taken) = self.taken.remove(&seq) else { return };
+        let run = Run {
+            worker: self.assignment.worker.clone(),
+            started: started.map(|at| self.stamp(at)),
+            ended: self.stamp(ended),
+            stderr_tail,
+        };
+        let jitter = self.random();
+        let line = &self.lines[taken.line];
+        let settlement = match self.assignment.policies.get(&line.name) {
+            Some(policy) => settle(&taken.delivery, &taken.spec, outcome, &run, policy, jitter),
+            None => settle(&taken.delivery, &taken.spec, outcome, &run, &Policy::DEFAULT, jitter),
+        };
+        self.acknowledge(now, taken.line, settlement);
+    }
+
+    fn acknowledge(&mut self, now: Mono, line: usize, settlement: Settlement) {
+        let line = &mut self.lines[line];
+        line.pending_since.get_or_insert(now);
+        line.pending.push_back(settlement);
+    }
+
+    /// A number from 0 to 1 (splitmix64).
+    fn random(&mut self) -> f64 {
+        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+        let unit = ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64;
+        unit
+    }
+
+    fn answered(&mut self, now: Mono, ok: bool) {
+        self.counts.store_ok = ok;
+        if ok {
+            self.retry_at = None;
+            self.retry_after = RETRY;
+        } else {
+            self.retry_at = Some(now + self.retry_after);
+            self.retry_after = (self.retry_after * 2).min(MAX_RETRY);
+        }
+    }
+
+    fn exchanged(
+        &mut self,
+        now: Mono,
+        sent: Mono,
+        result: Result<(Vec<Answer>, Option<Pulled>), StoreError>,
+        actions: &mut Vec<Action>,
+    ) {
+        let (settled, pull) = (self.under_way.settle.take(), self.under_way.pull.take());
+        self.under_way.exchange = false;
+        self.answered(now, result.is_ok());
+        let Ok((answers, pulled)) = result else {
+            if let Some((line, settlements)) = settled {
+                let line = &mut self.lines[line];
+                line.pending_since.get_or_insert(now);
+                for settlement in settlements.into_iter().rev() {
+                    line.pending.push_front(settlement);
+                }
+            }
+            if let Some(line) = pull {
+                self.lines[line].doubtful = true;
+            }
+            return;
+        };
+        if let Some((line, settlements)) = settled {
+            let line = &mut self.lines[line];
+            line.held = line.held.saturating_sub(settlements.len());
+            if line.held == 0 {
+                line.lease_until = None;
+            }
+            let refused = answers.iter().filter(|answer| **answer != Answer::Ok).count();
+            if refused > 0 {
+                tracing::warn!(queue = %line.name, refused, "acknowledgements came too late: others had the jobs by then");
+            }
+        }
+        if let (Some(line), Some(pulled)) = (pull, pulled) {
+            self.pulled(now, sent, line, pulled, actions);
+        }
+    }
+
+    fn pulled(&mut self, now: Mono, sent: Mono, at: usize, pulled: Pulled, actions: &mut Vec<Action>) {
+        let reading = pulled.now;
+        if pulled.skewed {
+            // The jump may be the time that the call itself took; the next reading tells. See SKEW_GUARD.
+            self.retry_at = Some(now + RETRY);
+            if self.clock.is_some_and(|clock| reading > clock.at_most(now) + SKEW_GUARD) {
+                tracing::error!(queue = %self.lines[at].name, "the store's clock has jumped forward; nothing is pulled");
+            }
+            return;
+        }
+        self.clock = Some(StoreClock { reading, sent, received: now });
+        if pulled.deliveries.is_empty() {
+            self.lines[at].dry_until = Some(now + self.look_again(&pulled, reading));
+            return;
+        }
+        let line = &mut self.lines[at];
+        line.lease_until = Some(sent + self.assignment.lease);
+        line.held += pulled.deliveries.len();
+        self.counts.claimed += pulled.deliveries.len() as u64;
+        // Where nothing is due any more, the next look waits to be called for.
+        if pulled.next_due.is_none_or(|due| due > reading) {
+            let wait = self.look_again(&pulled, reading);
+            self.lines[at].dry_until = Some(now + wait);
+        }
+        let mut tasks = Vec::with_capacity(pulled.deliveries.len());
+        for delivery in pulled.deliveries {
+            if let Some(task) = self.take(now, at, delivery, reading) {
+                tasks.push(task);
+            }
+        }
+        if self.stopping.is_some() || self.paused {
+            for task in tasks {
+                self.conclude(now, task.seq, Outcome::GiveBack, None, now, None);
+            }
+        } else if !tasks.is_empty() {
+            actions.push(Action::Run(tasks));
+        }
+    }
+
+    fn look_again(&self, pulled: &Pulled, reading: StoreTime) -> Duration {
+        if self.has_master {
+            return LOOK_AGAIN;
+        }
+        pulled.next_due.map_or(LOOK_AGAIN_ALONE, |due| due.since(reading).min(LOOK_AGAIN_ALONE))
+    }
+
+    /// Notes a delivery; `None` where it ends without being run.
+    fn take(&mut self, now: Mono, at: usize, delivery: Delivery, reading: StoreTime) -> Option<Task> {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let (spec, verdict) = match delivery.record.decode() {
+            Ok(spec) if spec.expires.is_some_and(|expires| expires <= reading) => (spec, Some(Outcome::Expired)),
+            Ok(spec) => (spec, None),
+            Err(error) => {
+                (Spec::bare(false, "null".to_owned()), Some(Outcome::Dead { error: error.to_string() }))
+            }
+        };
+        let spec = Arc::new(spec);
+        let task = Task {
+            seq,
+            queue: delivery.queue.clone(),
+            id: delivery.id.clone(),
+            token: delivery.token,
+            attempt: delivery.attempt(),
+            created: delivery.record.created(),
+            timeout: self.timeout(&spec, at),
+            alone: delivery.alone(),
+            spec: spec.clone(),
+        };
+        self.taken.insert(seq, Taken { delivery, spec, line: at, marked: false });
+        if let Some(outcome) = verdict {
+            self.conclude(now, seq, outcome, None, now, None);
+            return None;
+        }
+        Some(task)
+    }
+
+    fn renewed(
+        &mut self,
+        now: Mono,
+        sent: Mono,
+        queue: &QueueName,
+        result: Result<Renewed, StoreError>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.under_way.renew = false;
+        self.answered(now, result.is_ok());
+        let Some(at) = self.line(queue) else { return };
+        match result {
+            Ok(renewed) if renewed.lost => self.leave(
+                exit::TRY_AGAIN,
+                format!("the lease on queue {queue} lapsed, its jobs are others' now"),
+                actions,
+            ),
+            Ok(renewed) => {
+                self.clock = Some(StoreClock { reading: renewed.now, sent, received: now });
+                self.lines[at].lease_until = Some(sent + self.assignment.lease);
+                for id in renewed.cancel {
+                    self.cancel(queue, &id, actions);
+                }
+            }
+            Err(_) => {
+                for taken in self.taken.values_mut().filter(|taken| taken.line == at) {
+                    taken.marked = false;
+                }
+            }
+        }
+    }
+
+    /// Gives back what the store thinks is ours and we never received.
+    fn reconciled(&mut self, now: Mono, queue: &QueueName, result: Result<Vec<Held>, StoreError>) {
+        self.under_way.reconcile = false;
+        self.answered(now, result.is_ok());
+        let (Some(at), Ok(held)) = (self.line(queue), result) else { return };
+        self.lines[at].doubtful = false;
+        for held in held {
+            let known = |settlement: &Settlement| settlement.id == held.delivery.id && settlement.token == held.delivery.token;
+            let ours = self.taken.values().any(|taken| {
+                taken.delivery.id == held.delivery.id && taken.delivery.token == held.delivery.token
+            }) || self.lines[at].pending.iter().any(known)
+                || self.under_way.settle.as_ref().is_some_and(|(_, all)| all.iter().any(known));
+            if !ours {
+                let seq = self.next_seq;
+                self.next_seq += 1;
+                let spec = Arc::new(held.delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".into())));
+                self.lines[at].held += 1;
+                self.taken.insert(seq, Taken { delivery: held.delivery, spec, line: at, marked: true });
+                self.conclude(now, seq, Outcome::GiveBack, None, now, None);
+            }
+        }
+    }
+
+    fn leave(&mut self, code: u8, why: String, actions: &mut Vec<Action>) {
+        if !self.left {
+            self.left = true;
+            actions.push(Action::Leave { code, why });
+        }
+    }
+
+    /// Everything that follows from the state: stopping, leases, acknowledgements, pulls.
+    fn drive(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if self.left {
+            return;
+        }
+        self.drive_stop(now, actions);
+        self.drive_leases(now, actions);
+        if self.left {
+            return;
+        }
+        if self.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        if let Some(at) = self.lines.iter().position(|line| line.doubtful)
+            && !self.under_way.reconcile
+        {
+            self.under_way.reconcile = true;
+            actions.push(Action::Reconcile(self.lines[at].name.clone()));
+        }
+        self.drive_exchange(now, actions);
+    }
+
+    fn drive_stop(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let Some(stopping) = &mut self.stopping else {
+            if self.assignment.max_jobs > 0 && self.counts.claimed >= self.assignment.max_jobs {
+                let why = format!("it has run {} jobs (max_jobs)", self.counts.claimed);
+                self.stopping = Some(Stopping { release_at: None, released: false, why });
+            }
+            return;
+        };
+        if !stopping.released && stopping.release_at.is_some_and(|at| at <= now) {
+            stopping.released = true;
+            actions.push(Action::TakeBack);
+            for seq in self.taken.keys() {
+                actions.push(Action::StopJob(*seq, StopJob::Released));
+            }
+        }
+        let idle = self.taken.is_empty() && !self.under_way.exchange && !self.under_way.reconcile;
+        if idle && self.lines.iter().all(|line| line.pending.is_empty() && !line.doubtful) {
+            let why = stopping.why.clone();
+            self.leave(exit::OK, why, actions);
+        }
+    }
+
+    fn drive_leases(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let (lease, margin) = (self.assignment.lease, self.margin());
+        let lost = self.lines.iter().find(|line| line.held > 0 && line.lease_until.is_some_and(|until| now + margin >= until));
+        if let Some(line) = lost {
+            let why = format!("the lease on queue {} could not be renewed in time", line.name);
+            self.leave(exit::TRY_AGAIN, why, actions);
+            return;
+        }
+        if self.under_way.renew || self.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        let worker = self.assignment.worker.clone();
+        let due = self.lines.iter_mut().find(|line| {
+            line.held > 0
+                && (!line.marks.is_empty() || line.lease_until.is_some_and(|until| now + lease * 2 / 3 >= until))
+        });
+        if let Some(line) = due {
+            self.under_way.renew = true;
+            let marks = line.marks.drain(..line.marks.len().min(MAX_BATCH)).collect();
+            actions.push(Action::Renew(RenewRequest { queue: line.name.clone(), worker, lease, marks }));
+        }
+    }
+
+    /// How many more jobs may be held.
+    fn room(&self) -> usize {
+        let slots = self.assignment.slots;
+        #[expect(clippy::cast_precision_loss, reason = "slots are few")]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+        let ahead = self.service.map_or(0, |mean| {
+            ((PREFETCH.as_secs_f64() / mean.max(1e-7)) * slots as f64).min(MAX_HELD as f64) as usize
+        });
+        (slots + ahead).min(MAX_HELD.max(slots)).saturating_sub(self.taken.len())
+    }
+
+    fn drive_exchange(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if self.under_way.exchange {
+            return;
+        }
+        let slots = self.assignment.slots;
+        let room = self.room();
+        let hungry = self.stopping.is_none()
+            && !self.paused
+            && room > 0
+            && (self.taken.len() < slots || room >= MAX_BATCH.min(self.taken.len()));
+        let pull = if hungry { self.next_line(now) } else { None };
+        let oldest = self
+            .lines
+            .iter()
+            .enumerate()
+            .filter_map(|(at, line)| Some((line.pending_since?, at)))
+            .min();
+        let settle = oldest.filter(|(since, at)| {
+            pull.is_some()
+                || now.since(*since) >= ACK_WITHIN
+                || self.lines[*at].pending.len() >= MAX_BATCH
+                || self.taken.is_empty()
+        });
+        if pull.is_none() && settle.is_none() {
+            return;
+        }
+        let settle = settle.map(|(_, at)| {
+            let worker = self.assignment.worker.clone();
+            let policy = self.assignment.policy(&self.lines[at].name);
+            let line = &mut self.lines[at];
+            let settlements: Vec<_> = line.pending.drain(..line.pending.len().min(MAX_BATCH)).collect();
+            line.pending_since = if line.pending.is_empty() { None } else { Some(now) };
+            self.under_way.settle = Some((at, settlements.clone()));
+            SettleRequest {
+                queue: line.name.clone(),
+                worker,
+                settlements,
+                retention: (&policy).into(),
+                only_if_lapsed: false,
+            }
+        });
+        let pull = pull.map(|at| {
+            self.under_way.pull = Some(at);
+            PullRequest {
+                queue: self.lines[at].name.clone(),
+                worker: self.assignment.worker.clone(),
+                max: room.min(MAX_BATCH),
+                lease: self.assignment.lease,
+                latest: self.clock.map(|clock| clock.at_most(now) + SKEW_GUARD),
+            }
+        });
+        self.under_way.exchange = true;
+        actions.push(Action::Exchange { settle, pull });
+    }
+
+    /// The queue to pull from: of those that may hold something, the one that has had least of its share; or the
+    /// first, where the pool names an order (shares of 0).
+    fn next_line(&mut self, now: Mono) -> Option<usize> {
+        for line in &mut self.lines {
+            if line.dry_until.is_some_and(|until| until <= now) {
+                line.dry_until = None;
+            }
+        }
+        let open = || self.lines.iter().enumerate().filter(|(_, line)| line.dry_until.is_none() && !line.doubtful);
+        let least = open().min_by(|(_, a), (_, b)| {
+            if a.share == 0 || b.share == 0 { std::cmp::Ordering::Equal } else { a.used.total_cmp(&b.used) }
+        })?;
+        let (at, floor) = (least.0, least.1.used);
+        // A queue that was empty for long has no claim to the time it did not want.
+        for line in &mut self.lines {
+            if line.dry_until.is_some() {
+                line.used = line.used.max(floor);
+            }
+        }
+        Some(at)
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub(crate) fn next_deadline(&mut self, now: Mono) -> Mono {
+        let mut next = now + LOOK_AGAIN;
+        let mut at = |moment: Mono| {
+            if moment < next {
+                next = moment;
+            }
+        };
+        if let Some(retry) = self.retry_at {
+            at(retry);
+        }
+        if let Some(release) = self.stopping.as_ref().filter(|s| !s.released).and_then(|s| s.release_at) {
+            at(release);
+        }
+        let margin = self.margin();
+        for line in &self.lines {
+            if let Some(since) = line.pending_since.filter(|_| !self.under_way.exchange) {
+                at(since + ACK_WITHIN);
+            }
+            if let Some(until) = line.dry_until.filter(|_| self.stopping.is_none() && !self.paused) {
+                at(until);
+            }
+            if let Some(until) = line.lease_until.filter(|_| line.held > 0) {
+                let lease = self.assignment.lease;
+                let renew = Mono::from_nanos(until.as_nanos().saturating_sub(nanos(lease * 2 / 3)));
+                at(if self.under_way.renew || renew <= now {
+                    Mono::from_nanos(until.as_nanos().saturating_sub(nanos(margin)))
+                } else {
+                    renew
+                });
+            }
+        }
+        if self.taken.values().any(|taken| !taken.marked) {
+            if self.look_at <= now {
+                self.look_at = now + MARK_AFTER;
+            }
+            at(self.look_at);
+        }
+        if next <= now { now + Duration::from_millis(1) } else { next }
+    }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}

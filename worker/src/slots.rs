@@ -1,0 +1,342 @@
+//! The slots: run jobs on a thread of their own, so that no handler, however it blocks, can hold up leases, beats or
+//! acknowledgements.
+//!
+//! ```text
+//!   session ──Command──▶ slots thread ──Report──▶ session
+//!                 │            │
+//!                 └── Gauge ◀──┘   which job each slot runs, readable while the thread is stuck in one
+//! ```
+//! Jobs are polled where they stand: one that ends at its first poll costs no task, no timer and no wake-up. What has
+//! ended is reported in batches.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{FutureExt as _, LocalBoxFuture};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use roundsman_shared::board::Board;
+use roundsman_shared::clock::Mono;
+use roundsman_shared::job::settle::Outcome;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::api::{Context, Ended, Handlers, NO_PROGRESS, Patience, panicked};
+use crate::session::{Finished, Running, Seq, StopJob, Task};
+
+/// Reports that may wait for the session; a full channel holds the slots up, which is right.
+const REPORTS: usize = 16;
+/// Finished jobs that are reported together.
+const REPORT_AT: usize = 64;
+/// A finished job is reported within this time of its end.
+const REPORT_WITHIN: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Run(Vec<Task>),
+    TakeBack,
+    Stop(Seq, StopJob),
+    /// Proof that the thread still turns: see [`Gauge::tick`].
+    Tick,
+}
+
+#[derive(Debug)]
+pub(crate) enum Report {
+    Finished(Vec<Finished>),
+    Returned(Vec<Seq>),
+    /// The handler cannot work at all.
+    Unfit { code: u8, why: String },
+}
+
+/// What the slots run, for whoever asks while their thread is busy.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    cells: Vec<Cell>,
+    tick: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Cell {
+    /// 0 for none.
+    seq: AtomicU64,
+    started: AtomicU64,
+    progress: Arc<AtomicU8>,
+}
+
+impl Gauge {
+    pub(crate) fn new(slots: usize) -> Self {
+        let cell = |_| Cell {
+            seq: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            progress: Arc::new(AtomicU8::new(NO_PROGRESS)),
+        };
+        Self { cells: (0..slots).map(cell).collect(), tick: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn tick(&self) -> u64 {
+        self.tick.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn running(&self) -> Vec<Running> {
+        let running = |cell: &Cell| {
+            let seq = cell.seq.load(Ordering::Acquire);
+            let started = Mono::from_nanos(cell.started.load(Ordering::Acquire));
+            (seq != 0).then_some(Running { seq, started })
+        };
+        self.cells.iter().filter_map(running).collect()
+    }
+
+    pub(crate) fn progress(&self, seq: Seq) -> Option<u8> {
+        let cell = self.cells.iter().find(|cell| cell.seq.load(Ordering::Acquire) == seq)?;
+        Some(cell.progress.load(Ordering::Relaxed)).filter(|percent| *percent != NO_PROGRESS)
+    }
+}
+
+/// The session's ends of the channels.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) reports: mpsc::Receiver<Report>,
+    pub(crate) gauge: Arc<Gauge>,
+}
+
+/// Starts the thread. `make` builds the handlers on it.
+pub(crate) fn start(
+    slots: usize,
+    board: Option<Board>,
+    make: Box<dyn FnOnce() -> Handlers + Send>,
+) -> std::io::Result<Slots> {
+    // Commands are few: batches of tasks, and one stop a running job at most.
+    let (commands, command_receiver) = mpsc::channel(1024);
+    let (report_sender, reports) = mpsc::channel(REPORTS);
+    let gauge = Arc::new(Gauge::new(slots));
+    let shared = gauge.clone();
+    std::thread::Builder::new().name("slots".to_owned()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "the handlers' runtime could not be started");
+                return;
+            }
+        };
+        // Handlers' futures stay on this thread, and so need not be sendable.
+        let local = tokio::task::LocalSet::new();
+        let turning = local.run_until(async move {
+            let mut bench = Bench {
+                handlers: make(),
+                board,
+                gauge: shared,
+                queue: VecDeque::new(),
+                live: FuturesUnordered::new(),
+                stops: HashMap::new(),
+                free: (0..slots).rev().collect(),
+                slots,
+                alone: false,
+                finished: Vec::new(),
+                finished_since: None,
+                reports: report_sender,
+            };
+            bench.turn(command_receiver).await;
+        });
+        runtime.block_on(turning);
+        // Threads of blocking handlers may never end.
+        runtime.shutdown_background();
+    })?;
+    Ok(Slots { commands, reports, gauge })
+}
+
+struct Done {
+    seq: Seq,
+    slot: usize,
+    started: Mono,
+    ended: Ended,
+}
+
+struct Bench {
+    handlers: Handlers,
+    board: Option<Board>,
+    gauge: Arc<Gauge>,
+    queue: VecDeque<Task>,
+    live: FuturesUnordered<LocalBoxFuture<'static, Done>>,
+    stops: HashMap<Seq, oneshot::Sender<StopJob>>,
+    free: Vec<usize>,
+    slots: usize,
+    /// The running job shares the worker with no other.
+    alone: bool,
+    finished: Vec<Finished>,
+    finished_since: Option<Mono>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Bench {
+    async fn turn(&mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            self.gauge.tick.fetch_add(1, Ordering::Relaxed);
+            // Commands first, so that a take-back is not outrun by the jobs it is about.
+            while let Ok(command) = commands.try_recv() {
+                self.obey(command).await;
+            }
+            let started = self.start_next().await;
+            let overdue = self.finished_since.is_some_and(|since| Mono::now().since(since) >= REPORT_WITHIN);
+            if self.finished.len() >= REPORT_AT || overdue || (!started && !self.finished.is_empty()) {
+                self.report().await;
+            }
+            if started {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => return,
+                },
+                Some(done) = self.live.next(), if !self.live.is_empty() => self.done(done).await,
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Run(tasks) => self.queue.extend(tasks),
+            Command::TakeBack => {
+                let returned: Vec<Seq> = self.queue.drain(..).map(|task| task.seq).collect();
+                if !returned.is_empty() {
+                    self.send(Report::Returned(returned)).await;
+                }
+            }
+            Command::Stop(seq, why) => {
+                if let Some(stop) = self.stops.remove(&seq) {
+                    let _ = stop.send(why);
+                } else if let Some(at) = self.queue.iter().position(|task| task.seq == seq) {
+                    self.queue.remove(at);
+                    let outcome = if why == StopJob::Cancelled { Outcome::Cancelled } else { Outcome::GiveBack };
+                    let now = Mono::now();
+                    self.finished.push(Finished { seq, outcome, started: now, ended: now, stderr_tail: None });
+                }
+            }
+            Command::Tick => {}
+        }
+    }
+
+    /// Starts the next job if there is one and it may start. Answers whether it did.
+    async fn start_next(&mut self) -> bool {
+        let Some(task) = self.queue.front() else { return false };
+        if self.alone || self.free.is_empty() || (task.alone && self.free.len() < self.slots) {
+            return false;
+        }
+        let (Some(task), Some(slot)) = (self.queue.pop_front(), self.free.pop()) else { return false };
+        self.alone = task.alone;
+        let started = Mono::now();
+        let cell = &self.gauge.cells[slot];
+        cell.progress.store(NO_PROGRESS, Ordering::Relaxed);
+        cell.started.store(started.as_nanos(), Ordering::Release);
+        cell.seq.store(task.seq, Ordering::Release);
+        if let Some(board) = &self.board
+            && let Err(error) = board.post(slot, Some((&task.queue, &task.id, task.token)))
+        {
+            tracing::warn!(%error, "the board of running jobs cannot be written");
+        }
+        let seq = task.seq;
+        let Some(handler) = self.handlers.find(task.spec.kind.as_deref()) else {
+            let kind = task.spec.kind.clone().unwrap_or_default();
+            self.done(Done { seq, slot, started, ended: Outcome::UnknownKind { kind }.into() }).await;
+            return true;
+        };
+        let (stop_sender, stop_receiver) = watch::channel(false);
+        let context = Context { progress: cell.progress.clone(), stop: stop_receiver };
+        let patience = handler.patience();
+        let made = std::panic::catch_unwind(AssertUnwindSafe(|| handler.start(&task, context)));
+        let mut run = match made {
+            Ok(run) => AssertUnwindSafe(run).catch_unwind(),
+            Err(panic) => {
+                self.done(Done { seq, slot, started, ended: panicked(panic.as_ref()) }).await;
+                return true;
+            }
+        };
+        let first = std::future::poll_fn(|context| std::task::Poll::Ready(run.poll_unpin(context))).await;
+        if let std::task::Poll::Ready(ended) = first {
+            let ended = ended.unwrap_or_else(|panic| panicked(panic.as_ref()));
+            self.done(Done { seq, slot, started, ended }).await;
+            return true;
+        }
+        let (stop, stopped) = oneshot::channel();
+        self.stops.insert(seq, stop);
+        let run = run.map(|ended| ended.unwrap_or_else(|panic| panicked(panic.as_ref()))).boxed_local();
+        let guard = Guard { run, patience, timeout: task.timeout, stop: stop_sender, stopped };
+        self.live.push(async move { Done { seq, slot, started, ended: guard.watch().await } }.boxed_local());
+        true
+    }
+
+    async fn done(&mut self, done: Done) {
+        let Done { seq, slot, started, ended } = done;
+        self.gauge.cells[slot].seq.store(0, Ordering::Release);
+        self.stops.remove(&seq);
+        self.alone = false;
+        self.free.push(slot);
+        // The next job's entry takes this one's place; only a slot that falls idle is cleared.
+        if self.queue.is_empty()
+            && let Some(board) = &self.board
+        {
+            let _ = board.post(slot, None);
+        }
+        let now = Mono::now();
+        self.finished_since.get_or_insert(now);
+        let Ended { outcome, stderr_tail, unfit } = ended;
+        self.finished.push(Finished { seq, outcome, started, ended: now, stderr_tail });
+        if let Some((code, why)) = unfit {
+            self.report().await;
+            self.send(Report::Unfit { code, why }).await;
+        }
+    }
+
+    async fn report(&mut self) {
+        self.finished_since = None;
+        let finished = std::mem::take(&mut self.finished);
+        if !finished.is_empty() {
+            self.send(Report::Finished(finished)).await;
+        }
+    }
+
+    async fn send(&self, report: Report) {
+        // The session is gone only when the process is about to be.
+        let _ = self.reports.send(report).await;
+    }
+}
+
+/// Holds a running job to its timeout, and stops it when told.
+struct Guard {
+    run: LocalBoxFuture<'static, Ended>,
+    patience: Patience,
+    timeout: Duration,
+    stop: watch::Sender<bool>,
+    stopped: oneshot::Receiver<StopJob>,
+}
+
+impl Guard {
+    async fn watch(self) -> Ended {
+        let Self { mut run, patience, timeout, stop, mut stopped } = self;
+        let why = tokio::select! {
+            biased;
+            ended = &mut run => return ended,
+            Ok(why) = &mut stopped => Some(why),
+            () = tokio::time::sleep(timeout) => None,
+        };
+        let _ = stop.send(true);
+        let ended = match patience {
+            Patience::Drop => None,
+            Patience::Wait(limit) => tokio::time::timeout(limit, &mut run).await.ok(),
+            Patience::Forever => Some(run.await),
+        };
+        if let Some(Ended { outcome: outcome @ Outcome::Done { .. }, stderr_tail, unfit }) = ended {
+            return Ended { outcome, stderr_tail, unfit };
+        }
+        let outcome = match why {
+            None => Outcome::TimedOut { error: format!("stopped at its timeout of {timeout:?}") },
+            Some(StopJob::Cancelled) => Outcome::Cancelled,
+            Some(StopJob::Released) => Outcome::GiveBack,
+        };
+        let stderr_tail = ended.and_then(|ended| ended.stderr_tail);
+        Ended { outcome, stderr_tail, unfit: None }
+    }
+}
