@@ -14,6 +14,7 @@ use roundsman_shared::job::spec::{self, Fields, SpecError};
 use roundsman_shared::names::{JobId, QueueName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::session::Task;
@@ -142,7 +143,7 @@ impl FollowUp {
 /// A result with follow-up jobs. A handler without any just returns what serialises.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
-    result: Option<serde_json::Value>,
+    result: Option<Box<RawValue>>,
     follow_ups: Vec<FollowUp>,
 }
 
@@ -151,8 +152,9 @@ impl Output {
     ///
     /// # Errors
     /// When it does not serialise to JSON.
-    pub fn new(result: impl Serialize) -> Result<Self, Failure> {
-        Ok(Self { result: Some(serde_json::to_value(result)?), follow_ups: Vec::new() })
+    pub fn new(result: &impl Serialize) -> Result<Self, Failure> {
+        let raw = serde_json::value::to_raw_value(result)?;
+        Ok(Self { result: (raw.get() != "null").then_some(raw), follow_ups: Vec::new() })
     }
 
     /// Another job to come to exist with this one's end.
@@ -161,34 +163,31 @@ impl Output {
         self.follow_ups.push(follow_up);
         self
     }
+
+    fn outcome(self, job: &Task) -> Result<Outcome, Failure> {
+        let follow_ups = self.follow_ups.into_iter().enumerate().map(|(index, wanted)| follow_up(job, index, wanted));
+        Ok(Outcome::Done { result: self.result, follow_ups: follow_ups.collect::<Result<_, SpecError>>()? })
+    }
 }
 
-/// What a handler may return when all went well.
+/// What a handler may return when all went well: anything that serialises, or an [`Output`].
 pub trait Answer {
-    /// As an outcome of the job.
+    /// As an output.
     ///
     /// # Errors
-    /// When it cannot be kept.
-    fn outcome(self, job: &Task) -> Result<Outcome, Failure>;
-}
-
-fn raw(value: &impl Serialize) -> Result<Option<Box<serde_json::value::RawValue>>, Failure> {
-    let raw = serde_json::value::to_raw_value(value)?;
-    Ok((raw.get() != "null").then_some(raw))
+    /// When it does not serialise to JSON.
+    fn output(self) -> Result<Output, Failure>;
 }
 
 impl<T: Serialize> Answer for T {
-    fn outcome(self, _: &Task) -> Result<Outcome, Failure> {
-        Ok(Outcome::Done { result: raw(&self)?, follow_ups: Vec::new() })
+    fn output(self) -> Result<Output, Failure> {
+        Output::new(&self)
     }
 }
 
 impl Answer for Output {
-    fn outcome(self, job: &Task) -> Result<Outcome, Failure> {
-        let follow_ups = self.follow_ups.into_iter().enumerate().map(|(index, wanted)| follow_up(job, index, wanted));
-        let follow_ups = follow_ups.collect::<Result<_, SpecError>>()?;
-        let result = self.result.as_ref().map(raw).transpose()?.flatten();
-        Ok(Outcome::Done { result, follow_ups })
+    fn output(self) -> Result<Output, Failure> {
+        Ok(self)
     }
 }
 
@@ -284,7 +283,7 @@ where
             Err(failure) => return Box::pin(std::future::ready(failure.into())),
         };
         let (run, task) = ((self.0)(job), task.clone());
-        Box::pin(async move { run.await.and_then(|answer| answer.outcome(&task)).map_or_else(Ended::from, Ended::from) })
+        Box::pin(async move { run.await.and_then(Answer::output).and_then(|output| output.outcome(&task)).map_or_else(Ended::from, Ended::from) })
     }
 
     fn patience(&self) -> Patience {
@@ -303,7 +302,7 @@ where
     fn start(&self, task: &Task, context: Context) -> Run {
         let (call, task) = (self.0.clone(), task.clone());
         let run = tokio::task::spawn_blocking(move || {
-            job(&task, context).and_then(|job| call(job)).and_then(|answer| answer.outcome(&task))
+            job(&task, context).and_then(|job| call(job)).and_then(Answer::output).and_then(|output| output.outcome(&task))
         });
         Box::pin(async move {
             match run.await {

@@ -51,7 +51,6 @@ pub(crate) struct Task {
     pub(crate) id: JobId,
     pub(crate) token: i64,
     pub(crate) attempt: u32,
-    pub(crate) created: i64,
     pub(crate) spec: Arc<Spec>,
     pub(crate) timeout: Duration,
     /// It must share its worker with no other job.
@@ -514,7 +513,6 @@ impl Session {
             id: delivery.id.clone(),
             token: delivery.token,
             attempt: delivery.attempt(),
-            created: delivery.record.created(),
             timeout: self.timeout(&spec, at),
             alone: delivery.alone(),
             spec: spec.clone(),
