@@ -55,10 +55,15 @@ local progress = redis.call('EXISTS', key('progress')) == 1 and redis.call('HMGE
 local held = {}
 for i = 1, count do
   local at = 6 + (i - 1) * 4
+  reply[at + 3] = records[i] or ''
+  if progress and progress[i] then
+    reply[at + 4] = progress[i]
+    -- One that was put back to the front keeps the due time that it had before, in ms.
+    local before = string.match(progress[i], '"due":(-?%d+)')
+    if before then reply[at + 2] = before .. '000' end
+  end
   held[i * 2 - 1] = ids[i]
   held[i * 2] = token_text .. ' ' .. reply[at + 2]
-  reply[at + 3] = records[i] or ''
-  if progress and progress[i] then reply[at + 4] = progress[i] end
 end
 redis.call('HSET', key('unacked:' .. ARGV[1]), unpack(held))
 redis.call('ZADD', key('leases'), now + tonumber(ARGV[3]), ARGV[1])
