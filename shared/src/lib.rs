@@ -19,6 +19,8 @@ pub mod exit;
 pub mod job;
 pub mod launch;
 pub mod names;
+#[cfg(feature = "store")]
+pub mod pipe;
 pub mod protocol;
 pub mod settings;
 #[cfg(feature = "store")]

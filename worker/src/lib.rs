@@ -26,13 +26,11 @@
 //! session    what to pull, acknowledge, renew and give back, and when to leave (pure)
 //! slots      runs jobs, on a thread of its own, so that no handler can hold up the session
 //! run        the one loop: pipe, store and slots on one side, the session on the other
-//! pipe       the ends of the pipe to the master
 //! builtin/   exec, stream and stdout
 //! ```
 
 mod api;
 mod builtin;
-mod pipe;
 mod run;
 mod session;
 mod slots;

@@ -23,6 +23,7 @@ use roundsman_shared::board::Board;
 use roundsman_shared::clock::Mono;
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{JobId, QueueName};
+use roundsman_shared::pipe::{self, Incoming, Outgoing};
 use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, JOBS_NAMED, RunningJob, StopMode, ToChild};
 use roundsman_shared::settings::Environment;
 use roundsman_shared::store::{Store, StoreError};
@@ -31,7 +32,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::Handlers;
-use crate::pipe::{self, Incoming, Outgoing};
 use crate::session::{Action, Event, Session};
 use crate::slots::{self, Command, Report, Slots};
 use crate::{builtin, spawn};

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::RedisStore;
 use super::reply::Parts;
 use crate::clock::{StoreClock, StoreTime};
-use crate::job::settle::{Again, Delivery, FollowUp, Write};
-use crate::job::{Due, NewJob, Progress, Record};
+use crate::job::settle::{Again, Delivery, FollowUp, Settlement, Write};
+use crate::job::{Due, FinalState, NewJob, Progress, Record};
 use crate::names::{JobId, QueueName, WorkerId};
 use crate::store::{
     Answer, Held, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, Retention, SettleRequest,
@@ -69,15 +69,8 @@ impl RedisStore {
         let mut next =
             || answers.next().ok_or_else(|| StoreError::Corrupt("an answer is missing".to_owned()));
         let mut settled = Vec::new();
-        if settle.is_some() {
-            let mut parts = Parts::new(next()?)?;
-            while !parts.is_empty() {
-                settled.push(match parts.number::<u8>()? {
-                    0 => Answer::Ok,
-                    1 => Answer::Stale,
-                    _ => Answer::Gone,
-                });
-            }
+        if let Some(settle) = settle {
+            settled = answers_in_order(settle, Parts::new(next()?)?)?;
         }
         let pulled = match pull {
             Some(request) => Some(pulled(request, Parts::new(next()?)?)?),
@@ -100,25 +93,22 @@ impl RedisStore {
         let Retention { keep_done_max, keep_dead_max, remember_ids_max, .. } = request.retention;
         let mut call = self.link.scripts.settle.call(&self.keys.base(&request.queue));
         call.arg(request.worker.as_str()).arg(u8::from(request.only_if_lapsed));
-        call.arg(keep_done_max).arg(keep_dead_max).arg(remember_ids_max).arg(request.settlements.len());
-        for item in &request.settlements {
-            call.arg(item.id.as_str()).arg(item.token);
-            let follow_ups: &[FollowUp] = match &item.write {
-                Write::Finish { state, follow_ups } => {
-                    call.arg(state.as_str()).arg(0);
-                    follow_ups
-                }
-                Write::Return { again: Again::Front } => {
-                    call.arg("front").arg(0);
-                    &[]
-                }
-                Write::Return { again: Again::After(span) } => {
-                    call.arg("after").arg(micros(*span));
-                    &[]
-                }
+        call.arg(keep_done_max).arg(keep_dead_max).arg(remember_ids_max);
+        let (plain, rest) = by_kind(&request.settlements);
+        call.arg(plain.len()).arg(request.settlements.len());
+        for at in plain {
+            let item = &request.settlements[at];
+            call.arg(item.id.as_str()).arg(&item.progress);
+        }
+        for at in rest {
+            let item = &request.settlements[at];
+            let (code, after, follow_ups): (_, _, &[FollowUp]) = match &item.write {
+                Write::Finish { state, follow_ups } => (state.as_str(), 0, follow_ups),
+                Write::Return { again: Again::Front } => ("front", 0, &[]),
+                Write::Return { again: Again::After(span) } => ("after", micros(*span), &[]),
             };
-            call.arg(item.priority).arg(&item.progress).arg(item.remember.as_deref().unwrap_or(""));
-            call.arg(follow_ups.len());
+            call.arg(item.id.as_str()).arg(&item.progress).arg(item.token).arg(code).arg(after).arg(item.priority);
+            call.arg(item.remember.as_deref().unwrap_or("")).arg(follow_ups.len());
             for follow_up in follow_ups {
                 call.arg(entry(follow_up));
             }
@@ -236,6 +226,28 @@ impl RedisStore {
         let reading = StoreTime::from_micros(seconds * 1_000_000 + micros);
         Ok(StoreClock { reading, sent, received: crate::clock::Mono::now() })
     }
+}
+
+/// Plain acknowledgements (done, and nothing else to do), and the rest: the script takes the former first.
+fn by_kind(settlements: &[Settlement]) -> (Vec<usize>, Vec<usize>) {
+    (0..settlements.len()).partition(|at| {
+        let item = &settlements[*at];
+        let done = matches!(&item.write, Write::Finish { state: FinalState::Done, follow_ups } if follow_ups.is_empty());
+        done && item.remember.is_none()
+    })
+}
+
+fn answers_in_order(request: &SettleRequest, mut parts: Parts) -> Result<Vec<Answer>, StoreError> {
+    let (plain, rest) = by_kind(&request.settlements);
+    let mut answers = vec![Answer::Gone; request.settlements.len()];
+    for at in plain.into_iter().chain(rest) {
+        answers[at] = match parts.number::<u8>()? {
+            0 => Answer::Ok,
+            1 => Answer::Stale,
+            _ => Answer::Gone,
+        };
+    }
+    Ok(answers)
 }
 
 fn millis(span: Duration) -> u64 {

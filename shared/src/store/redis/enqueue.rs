@@ -33,16 +33,20 @@ impl RedisStore {
 
     pub(super) fn enqueue_call(&self, queue: &QueueName, jobs: &[NewJob], max_waiting: u64) -> Cmd {
         let mut call = self.link.scripts.enqueue.call(&self.keys.base(queue));
-        call.arg(max_waiting).arg(jobs.len());
+        let plain = jobs.iter().all(is_plain);
+        call.arg(max_waiting).arg(jobs.len()).arg(if plain { 2 } else { 7 });
         for job in jobs {
+            call.arg(job.id.as_str()).arg(&job.content);
+            if plain {
+                continue;
+            }
             let (mode, micros) = due_args(job.due);
-            call.arg(job.id.as_str()).arg(job.priority).arg(mode).arg(micros);
+            call.arg(job.priority).arg(mode).arg(micros);
             match job.expires {
                 Some(expires) => call.arg(expires.as_micros()),
                 None => call.arg(""),
             };
-            call.arg(&job.content);
-            if job.content.as_bytes().first().is_some_and(u8::is_ascii_lowercase) {
+            if is_chosen(job) {
                 let content = job.content.split('\n').next().unwrap_or_default();
                 call.arg(record::digest(content));
             } else {
@@ -63,6 +67,16 @@ impl RedisStore {
         }
         Ok(())
     }
+}
+
+/// Whether the producer chose the id.
+fn is_chosen(job: &NewJob) -> bool {
+    job.content.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
+}
+
+/// Whether there is nothing to say of a job but its record.
+fn is_plain(job: &NewJob) -> bool {
+    job.due == Due::Now && job.priority == 0 && job.expires.is_none() && !is_chosen(job)
 }
 
 /// How a due time is told to a script.

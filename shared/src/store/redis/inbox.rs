@@ -68,6 +68,16 @@ impl RedisStore {
         Ok(taken)
     }
 
+    /// Enters a taker, so that others can find what it leaves behind, and answers all takers.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn inbox_takers(&self, queue: &QueueName, taker: &str) -> Result<Vec<String>, StoreError> {
+        let takers = self.keys.of(queue, "takers");
+        self.link.query::<i64>(&Cmd::sadd(&takers, taker)).await?;
+        self.link.query(&Cmd::smembers(&takers)).await
+    }
+
     /// What stands in a taker's list, oldest first: left behind by an earlier life of it.
     ///
     /// # Errors

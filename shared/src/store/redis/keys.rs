@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `:inbox` | list | raw jobs that producers pushed |
 //! | `:taking:TAKER` | list | raw jobs that an intake is about to take in |
+//! | `:takers` | set | hosts that have a `:taking` list |
 //! | `:jobs` | hash | id → record, as long as anything is known of the job |
 //! | `:due:PRIORITY` | sorted set | waiting ids by due time in microseconds |
 //! | `:prios` | sorted set | priorities in use |

@@ -1,19 +1,22 @@
 -- Stores jobs.
--- ARGV: max_waiting, n, then n times:
---   id, priority, 'now'|'in'|'at', micros, expires (micros or ''), record without created, digest ('' if the id was made)
+-- ARGV: max_waiting, n, width, then n times, where width is 2:
+--   id, record without created               due now, priority 0, no expiry, id made by us
+-- and where width is 7:
+--   id, record without created, priority, 'now'|'in'|'at', micros, expires (micros or ''), digest ('' if the id was made)
 -- then, where the jobs come from an inbox: taker, and n times the raw entry. An entry is taken out of the taker's list
 -- in the same step as its job comes to exist (or is found to exist); one that is not there any more makes no job.
 -- Returns: now, then n times code, detail:
 --   0 created (due) | 1 existing | 2 conflict | 3 full (waiting) | 4 expired | 5 its entry was taken by another
 -- Refused by the server itself when it is out of memory, before anything is written.
-local n = tonumber(ARGV[2])
+local n, width = tonumber(ARGV[2]), tonumber(ARGV[3])
 local meta = redis.call('HMGET', key('meta'), 'offset', 'waiting')
 local now = clock(meta[1])
+local now_text = micros(now)
 local waiting = tonumber(meta[2] or 0)
 local max_waiting = tonumber(ARGV[1])
 local created = string.format('%013.0f', math.floor(now / 1000))
 local ids = {}
-for i = 1, n do ids[i] = ARGV[i * 7 - 4] end
+for i = 1, n do ids[i] = ARGV[4 + (i - 1) * width] end
 local have = redis.call('HMGET', key('jobs'), unpack(ids))
 
 local function content(record)
@@ -22,26 +25,28 @@ local function content(record)
   return record
 end
 
-local taker = ARGV[3 + n * 7]
+local taker = ARGV[4 + n * width]
 local function take(i)
-  return not taker or redis.call('LREM', key('taking:' .. taker), -1, ARGV[3 + n * 7 + i]) == 1
+  return not taker or redis.call('LREM', key('taking:' .. taker), -1, ARGV[4 + n * width + i]) == 1
 end
 
-local reply, records, zsets, seen = { micros(now) }, {}, {}, {}
+local reply, records, zsets, seen = { now_text }, {}, {}, {}
 local added, due_now, next_due, head_priority = 0, 0, nil, nil
 for i = 1, n do
-  local at = i * 7 - 4
-  local id, record = ids[i], ARGV[at + 5]
+  local at = 4 + (i - 1) * width
+  local id, record = ids[i], ARGV[at + 1]
+  local priority, mode, digest = '0', 'now', ''
+  if width == 7 then priority, mode, digest = ARGV[at + 2], ARGV[at + 3], ARGV[at + 6] end
   local stored = have[i] and string.sub(have[i], 14) or seen[id]
   local code, detail = 0, ''
   if stored then
     code = content(stored) == content(record) and 1 or 2
     if code == 1 then take(i) end
   else
-    local digest = ARGV[at + 6] ~= '' and redis.call('HGET', key('digests'), id)
-    local expires = tonumber(ARGV[at + 4])
-    if digest then
-      code = digest == ARGV[at + 6] and 1 or 2
+    local remembered = digest ~= '' and redis.call('HGET', key('digests'), id)
+    local expires = width == 7 and tonumber(ARGV[at + 5])
+    if remembered then
+      code = remembered == digest and 1 or 2
       if code == 1 then take(i) end
     elseif expires and expires <= now then
       code = 4
@@ -50,30 +55,30 @@ for i = 1, n do
     elseif not take(i) then
       code = 5
     else
-      local mode, score, due = ARGV[at + 2], nil, now
+      local score
       if mode == 'now' then
         -- Keeps the order of one call, and lies in the past, so that all of it is due at once.
-        score = now - n + i - 1
-      else
-        due = tonumber(ARGV[at + 3])
-        if mode == 'in' then due = due + now end
-        score = due
-      end
-      if due <= now then
+        score, detail = now - n + i - 1, now_text
         due_now = due_now + 1
-        head_priority = head_priority or ARGV[at + 1]
-      elseif not next_due or due < next_due then
-        next_due = due
-        head_priority = head_priority or ARGV[at + 1]
+        head_priority = head_priority or priority
+      else
+        score = tonumber(ARGV[at + 4])
+        if mode == 'in' then score = score + now end
+        detail = micros(score)
+        head_priority = head_priority or priority
+        if score <= now then
+          due_now = due_now + 1
+        elseif not next_due or score < next_due then
+          next_due = score
+        end
       end
-      detail = micros(due)
-      records[#records + 1] = id
-      records[#records + 1] = created .. record
+      records[added * 2 + 1] = id
+      records[added * 2 + 2] = created .. record
       seen[id] = record
-      local zset = zsets[ARGV[at + 1]]
+      local zset = zsets[priority]
       if not zset then
         zset = {}
-        zsets[ARGV[at + 1]] = zset
+        zsets[priority] = zset
       end
       zset[#zset + 1] = score
       zset[#zset + 1] = id

@@ -12,7 +12,7 @@ if latest and now > latest then
 end
 local priorities = redis.call('ZREVRANGE', key('prios'), 0, -1)
 local paused = meta[2] == '1'
-local ids, left = {}, tonumber(ARGV[2])
+local ids, count, left = {}, 0, tonumber(ARGV[2])
 if paused then
   reply[4] = 1
   left = 0
@@ -25,11 +25,10 @@ for _, priority in ipairs(priorities) do
     if #batch > 0 then
       redis.call('ZREMRANGEBYRANK', zset, 0, #batch / 2 - 1)
       for i = 1, #batch, 2 do
-        ids[#ids + 1] = batch[i]
-        reply[#reply + 1] = batch[i]
-        reply[#reply + 1] = batch[i + 1]
-        reply[#reply + 1] = ''
-        reply[#reply + 1] = ''
+        count = count + 1
+        ids[count] = batch[i]
+        local at = 6 + (count - 1) * 4
+        reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = batch[i], batch[i + 1], '', ''
       end
       left = left - #batch / 2
     end
@@ -42,12 +41,12 @@ for _, priority in ipairs(priorities) do
   end
 end
 if next_due then reply[3] = micros(next_due) end
-local count = #ids
 if count == 0 then return reply end
 
 local token = now
 if meta[3] and tonumber(meta[3]) >= token then token = tonumber(meta[3]) + 1 end
 local token_text = micros(token)
+local prefix = token_text .. ' '
 reply[2] = token_text
 redis.call('HSET', key('meta'), 'token', token_text)
 local records = redis.call('HMGET', key('jobs'), unpack(ids))
@@ -63,7 +62,7 @@ for i = 1, count do
     if before then reply[at + 2] = before .. '000' end
   end
   held[i * 2 - 1] = ids[i]
-  held[i * 2] = token_text .. ' ' .. reply[at + 2]
+  held[i * 2] = prefix .. reply[at + 2]
 end
 redis.call('HSET', key('unacked:' .. ARGV[1]), unpack(held))
 redis.call('ZADD', key('leases'), now + tonumber(ARGV[3]), ARGV[1])

@@ -1,9 +1,12 @@
 -- Writes the outcomes of a worker's deliveries, each only if its token is the current one.
--- ARGV: worker, only if lapsed (0|1), keep_done_max, keep_dead_max, remember_ids_max, n, then n times:
---   id, token, code, after (micros), priority, progress, digest ('' if not remembered), follow-ups (count), follow-up...
+-- ARGV: worker, only if lapsed (0|1), keep_done_max, keep_dead_max, remember_ids_max, plain, n, then
+--   plain times: id, progress                                         done, and nothing else to do
+--   n - plain times: id, progress, token, code, after (micros), priority, digest ('' if not remembered),
+--     follow-ups (count), follow-up...
 --   code: done | dead | cancelled | expired | front | after
+-- A progress begins with the token of its delivery.
 -- Returns n times: 0 ok | 1 stale | 2 gone
-local worker, n = ARGV[1], tonumber(ARGV[6])
+local worker, plain, n = ARGV[1], tonumber(ARGV[6]), tonumber(ARGV[7])
 local meta = redis.call('HMGET', key('meta'), 'offset', 'hold')
 local now = clock(meta[1])
 local unacked = key('unacked:' .. worker)
@@ -13,42 +16,60 @@ if ARGV[2] == '1' then
   lapsed = lease and tonumber(lease) <= now and tonumber(meta[2] or 0) <= now
 end
 
-local items, ids, at = {}, {}, 7
-for i = 1, n do
+local items, ids, at = {}, {}, 8
+for i = 1, plain do
+  items[i], ids[i] = at, ARGV[at]
+  at = at + 2
+end
+for i = plain + 1, n do
   items[i], ids[i] = at, ARGV[at]
   at = at + 8 + tonumber(ARGV[at + 7])
 end
 local held = redis.call('HMGET', unacked, unpack(ids))
 
 local reply, taken, finished, ended, remembered = {}, {}, {}, {}, {}
-local lists = { done = {}, cancelled = {}, expired = {} }
-local ended_count, returned, due_now, next_due = 0, 0, 0, nil
+local done = {}
+local lists = { done = done, cancelled = {}, expired = {} }
+local count, ended_count, returned, due_now, next_due = 0, 0, 0, 0, nil
+local prefix = ' '
 for i = 1, n do
   at = items[i]
-  local id, token, code = ids[i], ARGV[at + 1], ARGV[at + 2]
-  local mine = held[i]
-  if lapsed and mine and string.sub(mine, 1, #token + 1) == token .. ' ' then
+  local id, progress, mine, code = ids[i], ARGV[at + 1], held[i], 'done'
+  -- Deliveries of one pull share their token.
+  if string.sub(progress, 1, #prefix) ~= prefix then prefix = string.match(progress, '^%d+ ') end
+  if i > plain then
+    code = ARGV[at + 3]
+    prefix = ARGV[at + 2] .. ' '
+  end
+  if lapsed and mine and string.sub(mine, 1, #prefix) == prefix then
     reply[i] = 0
     held[i] = false
-    taken[#taken + 1] = id
-    if code == 'front' or code == 'after' then
-      local zset, score = key('due:' .. ARGV[at + 4]), nil
+    count = count + 1
+    taken[count] = id
+    if i <= plain then
+      ended_count = ended_count + 1
+      ended[ended_count * 2 - 1] = id
+      ended[ended_count * 2] = progress
+      finished[ended_count] = id
+      done[#done + 1] = id
+    elseif code == 'front' or code == 'after' then
+      local zset, score = key('due:' .. ARGV[at + 5]), nil
       if code == 'front' then
         score = front(zset, tonumber(string.match(mine, '^%d+ (-?%d+)')))
         due_now = due_now + 1
       else
-        score = now + tonumber(ARGV[at + 3])
+        score = now + tonumber(ARGV[at + 4])
         if score <= now then due_now = due_now + 1 elseif not next_due or score < next_due then next_due = score end
       end
       redis.call('ZADD', zset, score, id)
-      redis.call('ZADD', key('prios'), ARGV[at + 4], ARGV[at + 4])
-      redis.call('HSET', key('progress'), id, ARGV[at + 5])
+      redis.call('ZADD', key('prios'), ARGV[at + 5], ARGV[at + 5])
+      redis.call('HSET', key('progress'), id, progress)
       returned = returned + 1
     else
-      ended[#ended + 1] = id
-      ended[#ended + 1] = ARGV[at + 5]
-      finished[#finished + 1] = id
       ended_count = ended_count + 1
+      ended[ended_count * 2 - 1] = id
+      ended[ended_count * 2] = progress
+      finished[ended_count] = id
       if code == 'dead' then
         redis.call('ZADD', key('dead'), math.floor(now / 1000), id)
       else
@@ -61,7 +82,7 @@ for i = 1, n do
         remembered[#remembered + 1] = id
       end
     end
-    for f = 1, tonumber(ARGV[at + 7]) do redis.call('RPUSH', key('outbox'), ARGV[at + 7 + f]) end
+    for f = 1, i > plain and tonumber(ARGV[at + 7]) or 0 do redis.call('RPUSH', key('outbox'), ARGV[at + 7 + f]) end
   else
     -- A repeated call is known by the token that its first one left behind.
     local last = redis.call('HGET', key('ended'), id)
@@ -69,7 +90,7 @@ for i = 1, n do
       for e = 1, #ended, 2 do if ended[e] == id then last = ended[e + 1] end end
     end
     if not last and not mine then last = redis.call('HGET', key('progress'), id) end
-    if last and string.sub(last, 1, #token + 1) == token .. ' ' then
+    if last and string.sub(last, 1, #prefix) == prefix then
       reply[i] = 0
     elseif last or redis.call('HEXISTS', key('jobs'), id) == 1 then
       reply[i] = 1
@@ -78,7 +99,7 @@ for i = 1, n do
     end
   end
 end
-if #taken == 0 then return reply end
+if count == 0 then return reply end
 
 redis.call('HDEL', unacked, unpack(taken))
 if redis.call('EXISTS', key('cancel:' .. worker)) == 1 then
@@ -89,7 +110,7 @@ if redis.call('EXISTS', unacked) == 0 then
   redis.call('DEL', key('cancel:' .. worker))
   if ARGV[2] == '1' then redis.call('ZADD', key('lost'), math.floor(now / 1000), worker) end
 end
-redis.call('HINCRBY', key('meta'), 'running', -#taken)
+redis.call('HINCRBY', key('meta'), 'running', -count)
 if returned > 0 then
   redis.call('HINCRBY', key('meta'), 'waiting', returned)
   redis.call('PUBLISH', key('hints'), 'work ' .. due_now .. ' ' .. (next_due and micros(next_due) or '-'))

@@ -1,6 +1,6 @@
-//! The ends of the pipe to the master. One thread reads, one writes; nothing else touches it.
+//! A child's ends of the pipe to its parent. One thread reads, one writes; nothing else touches it.
 //!
-//! The first thing a worker does is to move descriptors 0 and 1 away: what a handler or a grandchild prints goes to
+//! The first thing a child does is to move descriptors 0 and 1 away: what a handler or a grandchild prints goes to
 //! standard error, and none of them can write into the pipe or hold it open.
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use roundsman_shared::protocol::{self, FromChild, Lines, MAX_LINE_DOWN, MAX_LINE_UP, ToChild};
+use crate::protocol::{self, FromChild, Lines, MAX_LINE_DOWN, MAX_LINE_UP, ToChild};
 use tokio::sync::mpsc;
 
 /// Lines that may wait to be written. Beats that find no room are dropped: the next one says more.
@@ -19,36 +19,36 @@ const INCOMING: usize = 256;
 
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// What comes from the master.
+/// What comes from the parent.
 #[derive(Debug)]
-pub(crate) enum Incoming {
+pub enum Incoming {
     Message(ToChild),
     Malformed(String),
-    /// The master is gone.
+    /// The parent is gone.
     Closed,
 }
 
-/// The way to the master.
+/// The way to the parent.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     sender: SyncSender<FromChild>,
     written: std::sync::mpsc::Receiver<()>,
 }
 
 impl Outgoing {
     /// Sends, unless the pipe is full: then the message is dropped.
-    pub(crate) fn send(&self, message: FromChild) {
+    pub fn send(&self, message: FromChild) {
         match self.sender.try_send(message) {
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
 
     /// Sends the last message and waits a moment until all is written.
-    pub(crate) fn close(self, last: FromChild) {
+    pub fn close(self, last: FromChild) {
         self.send(last);
         let Self { sender, written } = self;
         drop(sender);
-        // Ends when the writing thread does, or when the master reads no more.
+        // Ends when the writing thread does, or when the parent reads no more.
         let _ = written.recv_timeout(LAST_WORDS);
     }
 }
@@ -64,7 +64,10 @@ fn take_descriptors() -> std::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Opens both ends.
-pub(crate) fn open() -> std::io::Result<(Outgoing, mpsc::Receiver<Incoming>)> {
+///
+/// # Errors
+/// When the descriptors cannot be moved or the threads not be started.
+pub fn open() -> std::io::Result<(Outgoing, mpsc::Receiver<Incoming>)> {
     let (reader, writer) = take_descriptors()?;
     let (sender, receiver) = sync_channel::<FromChild>(OUTGOING);
     let (done, written) = sync_channel::<()>(1);
