@@ -8,6 +8,7 @@
 //! ```
 //! Ordinary traffic shares one multiplexed connection; whatever blocks (an inbox, the hints) has its own.
 
+mod bare;
 mod deliver;
 mod enqueue;
 mod hints;

@@ -54,6 +54,8 @@ pub(super) struct Scripts {
     pub(super) tell: Script,
     pub(super) purge: Script,
     pub(super) bury: Script,
+    pub(super) bare_enqueue: Script,
+    pub(super) bare_drain: Script,
 }
 
 impl Scripts {
@@ -72,10 +74,12 @@ impl Scripts {
             tell: script!("tell", " flags=allow-oom"),
             purge: script!("purge", " flags=allow-oom"),
             bury: script!("bury", " flags=allow-oom"),
+            bare_enqueue: script!("bare_enqueue", ""),
+            bare_drain: script!("bare_drain", ""),
         }
     }
 
-    fn all(&self) -> [&Script; 13] {
+    fn all(&self) -> [&Script; 15] {
         [
             &self.enqueue,
             &self.pull,
@@ -90,6 +94,8 @@ impl Scripts {
             &self.tell,
             &self.purge,
             &self.bury,
+            &self.bare_enqueue,
+            &self.bare_drain,
         ]
     }
 
