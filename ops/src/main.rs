@@ -1,1 +1,50 @@
-fn main() {}
+//! `roundsman`: one binary that holds every role. This file parses, dispatches and picks an exit code.
+//!
+//! ```text
+//! cli        what can be said on the command line, checked by clap
+//! roles      up, master, worker, intake: the fleet's processes
+//! commands   one file a verb
+//! connect    settings and store, as a verb needs them
+//! errors     from any failure to one exit code and one message
+//! print      the only writer to standard output and standard error
+//! ```
+//!
+//! A role is told by the first argument alone and starts before anything else is set up: no parser, no settings, no
+//! log and no runtime that it does not want.
+#![expect(unreachable_pub, reason = "a program exports nothing; `pub` says that another file uses it")]
+
+mod cli;
+mod commands;
+mod connect;
+mod errors;
+mod fleet;
+mod print;
+mod roles;
+mod time;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(role) = role(&arguments) {
+        return ExitCode::from(role());
+    }
+    ExitCode::from(match cli::Cli::try_parse_from(arguments) {
+        Ok(cli) => commands::run(cli),
+        Err(refusal) => cli::refuse(&refusal),
+    })
+}
+
+/// What a process of the fleet is started as. A worker is told its label, `POOL/N`.
+fn role(arguments: &[OsString]) -> Option<fn() -> u8> {
+    let word = |at: usize| arguments.get(at).and_then(|word| word.to_str());
+    match (word(1)?, word(2)) {
+        ("master", _) => Some(roles::master),
+        ("intake", _) => Some(roles::intake),
+        ("worker", Some(label)) if label.contains('/') => Some(roles::worker),
+        _ => None,
+    }
+}

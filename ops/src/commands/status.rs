@@ -1,0 +1,58 @@
+//! `status`: store, fleet and queues at a glance.
+
+use serde_json::json;
+
+use super::{DONE, queue};
+use crate::connect::Context;
+use crate::errors::Failure;
+use crate::fleet::Fleet;
+
+pub async fn run(context: &Context) -> Result<u8, Failure> {
+    let store = context.store().await?;
+    let (durability, fleet) = (store.durability().await?, Fleet::read(&store).await?);
+    let queues = queue::views(context, &store).await?;
+    let screen = context.screen;
+    let url = context.settings().store.url.to_string();
+    if screen.json {
+        screen.document(&json!({
+            "store": {
+                "url": url,
+                "kind": store.kind(),
+                "durability": durability.level,
+                "durability_why": durability.why,
+            },
+            "hosts": fleet.records,
+            "queues": queues,
+        }))?;
+        return DONE;
+    }
+    screen.line(&format!("store  {url}"))?;
+    screen
+        .line(&format!("       an acknowledged job survives: {} ({})", durability.level, durability.why))?;
+    screen.line("")?;
+    if fleet.hosts.is_empty() {
+        screen.line("no fleet runs on this store; `roundsman up` starts one")?;
+    } else {
+        let pid = |process: &Option<crate::fleet::ProcessRecord>| {
+            process.as_ref().and_then(|it| it.pid).map_or_else(|| "-".to_owned(), |pid| pid.to_string())
+        };
+        for host in &fleet.hosts {
+            let (supervisor, master) = (pid(&host.supervisor), pid(&host.master));
+            screen.line(&format!("host   {}  supervisor {supervisor}, master {master}", host.host))?;
+        }
+        screen.line("")?;
+        let rows: Vec<Vec<String>> = fleet
+            .hosts
+            .iter()
+            .flat_map(|host| host.pools.iter().map(move |pool| (host, pool)))
+            .map(|(host, pool)| {
+                let workers = format!("{}/{}", pool.workers.len(), pool.desired);
+                vec![host.host.clone(), pool.pool.clone(), workers, pool.running().to_string(), pool.why()]
+            })
+            .collect();
+        screen.table(&["HOST", "POOL", "WORKERS", "RUNNING", "WHY"], &rows)?;
+    }
+    screen.line("")?;
+    queue::table(context, &queues)?;
+    DONE
+}
