@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use roundsman_shared::exit;
 
-use crate::commands::{about, config, dead, enqueue, job, queue};
+use crate::commands::{about, bench, config, dead, enqueue, job, queue};
 use crate::print;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -82,7 +82,8 @@ pub enum Verb {
     /// Show and check the settings.
     #[command(subcommand)]
     Config(config::ConfigVerb),
-    // Bench(bench::BenchArgs) goes here.
+    /// Measure enqueue, pull and the whole way on this store.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     Completions(about::CompletionsArgs),
     /// Print the manual page.

@@ -6,6 +6,7 @@
 //! commands   one file a verb
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
+//! intake      raw jobs out of the Redis inboxes
 //! print      the only writer to standard output and standard error
 //! ```
 //!
@@ -18,6 +19,7 @@ mod commands;
 mod connect;
 mod errors;
 mod fleet;
+mod intake;
 mod print;
 mod roles;
 mod time;
@@ -29,6 +31,9 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|word| word == "bench-worker") {
+        return commands::bench::worker();
+    }
     if let Some(role) = role(&arguments) {
         return ExitCode::from(role());
     }

@@ -14,11 +14,11 @@ pub fn master() -> u8 {
 }
 
 pub fn worker() -> u8 {
-    not_built()
+    roundsman_worker::serve()
 }
 
 pub fn intake() -> u8 {
-    not_built()
+    crate::intake::run()
 }
 
 fn not_built() -> u8 {

@@ -37,4 +37,4 @@ mod slots;
 mod spawn;
 
 pub use api::{Context, Failure, FollowUp, Job, Output, Worker};
-pub use run::{Serving, serve};
+pub use run::serve;

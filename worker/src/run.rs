@@ -27,7 +27,7 @@ use roundsman_shared::pipe::{self, Incoming, Outgoing};
 use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, JOBS_NAMED, RunningJob, StopMode, ToChild};
 use roundsman_shared::settings::Environment;
 use roundsman_shared::store::{Store, StoreError};
-use roundsman_shared::{exit, launch};
+use roundsman_shared::{exit, launch, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -49,23 +49,16 @@ const OVERRUN: Duration = Duration::from_secs(5);
 
 pub(crate) type Make = Box<dyn FnOnce() -> Handlers + Send>;
 
-/// What a worker process serves with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Serving {
-    /// The handler that the pool's settings name.
-    BuiltIn,
-}
-
 /// Runs a worker with the built-in handler that its master assigns; answers the exit code.
 #[must_use]
-pub fn serve(_: Serving) -> u8 {
+pub fn serve() -> u8 {
     serve_with(None, None)
 }
 
 pub(crate) fn serve_with(make: Option<Make>, pool: Option<String>) -> u8 {
     let environment = Environment::capture();
     let parent = environment.get(launch::PARENT).and_then(|pid| pid.parse::<i32>().ok());
-    roundsman_shared::telemetry::start();
+    let _ = telemetry::start(&environment, telemetry::Level::Info);
     spawn::adopt_orphans();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -2,6 +2,7 @@
 //! code or a [`Failure`]; it neither prints errors nor leaves the process.
 
 pub mod about;
+pub mod bench;
 pub mod bulk;
 pub mod config;
 pub mod dead;
@@ -65,6 +66,10 @@ fn dispatch(globals: Globals, verb: Verb) -> Result<u8, Failure> {
         Verb::Status => {
             let context = context(&globals)?;
             on_runtime(status::run(&context))
+        }
+        Verb::Bench(args) => {
+            let context = context(&globals)?;
+            on_runtime(bench::run(&context, args))
         }
         Verb::Doctor => {
             let context = context(&globals)?;

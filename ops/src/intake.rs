@@ -1,0 +1,265 @@
+//! The intake: takes raw jobs out of the Redis inboxes, so that any Redis client can enqueue with one `LPUSH`.
+//!
+//! A process of its own under the master, speaking the same protocol as a worker, because it parses what strangers wrote
+//! and the master never does. Each queue has its own task and its own blocking connection:
+//!
+//! ```text
+//!   inbox ──BLMOVE──▶ taking:HOST ──looked at here──▶ admit (out of the list and into the queue, in one step)
+//!                                              └────▶ bury  (out of the list and into the dead letters)
+//! ```
+//! What a crash leaves in `taking:HOST` is taken in by the next life of this host, or by any other host once this one
+//! is no longer heard of. While a queue is full, its inbox is left to its producers.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use roundsman_shared::assignment::Assignment;
+use roundsman_shared::clock::Wall;
+use roundsman_shared::exit;
+use roundsman_shared::job::record::{self, Spec};
+use roundsman_shared::job::spec::{self, Limits};
+use roundsman_shared::job::{FinalState, NewJob, Policy, Progress};
+use roundsman_shared::names::QueueName;
+use roundsman_shared::pipe::{self, Incoming, Outgoing};
+use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, ToChild};
+use roundsman_shared::settings::Environment;
+use roundsman_shared::store::redis::{RedisStore, Taken};
+use roundsman_shared::store::{Enqueued, Store, StoreError};
+use roundsman_shared::{launch, telemetry};
+use tokio::sync::mpsc;
+
+/// How long one blocking wait lasts.
+const WAIT: Duration = Duration::from_secs(20);
+/// Between tries while the queue is full or Redis away.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often lists of hosts that are gone are looked for.
+const LOOK_FOR_LEFTOVERS: Duration = Duration::from_secs(10);
+const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+
+/// Runs the role; answers the exit code.
+pub(crate) fn run() -> u8 {
+    let environment = Environment::capture();
+    let _ = telemetry::start(&environment, telemetry::Level::Info);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the runtime could not be started");
+            return exit::FAILED;
+        }
+    };
+    let code = runtime.block_on(serve(&environment));
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(environment: &Environment) -> u8 {
+    let (outgoing, mut incoming) = match pipe::open() {
+        Ok(pipe) => pipe,
+        Err(error) => {
+            tracing::error!(%error, "the pipe to the master cannot be set up");
+            return exit::FAILED;
+        }
+    };
+    outgoing.send(FromChild::Hello {
+        v: [protocol::VERSION, protocol::VERSION],
+        pid: std::process::id(),
+        nonce: environment.get(launch::NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or(0),
+        build: concat!("roundsman ", env!("CARGO_PKG_VERSION")).to_owned(),
+    });
+    let leave = |outgoing: Outgoing, code: u8, why: &str| {
+        outgoing.close(FromChild::Bye { why: why.to_owned(), code: i32::from(code) });
+        code
+    };
+    let assignment = loop {
+        match tokio::time::timeout(WELCOME_WITHIN, incoming.recv()).await {
+            Ok(Some(Incoming::Message(ToChild::Welcome { work, .. }))) => {
+                match serde_json::from_value::<Assignment>(work) {
+                    Ok(assignment) => break assignment,
+                    Err(error) => return leave(outgoing, exit::CONFIG, &error.to_string()),
+                }
+            }
+            Ok(Some(Incoming::Message(ToChild::Stop { .. }) | Incoming::Closed) | None) | Err(_) => {
+                return leave(outgoing, exit::OK, "the master is gone");
+            }
+            Ok(Some(_)) => {}
+        }
+    };
+    let store = loop {
+        match Store::open(&assignment.store_config()).await {
+            Ok(Store::Redis(store)) => break store,
+            Ok(Store::Sqlite(_)) => return leave(outgoing, exit::OK, "a SQLite store has no inbox"),
+            Err(StoreError::Unfit(why)) => return leave(outgoing, exit::CONFIG, &why),
+            Err(_) => {}
+        }
+        outgoing.send(FromChild::Hb(Beat { doing: Doing::Starting, ..Beat::default() }));
+        if told_to_stop(&mut incoming, RETRY).await {
+            return leave(outgoing, exit::OK, "told to stop");
+        }
+    };
+    let host = assignment.worker.host().to_owned();
+    for (queue, _) in &assignment.queues {
+        let inbox = Inbox {
+            store: store.clone(),
+            queue: queue.clone(),
+            taker: host.clone(),
+            policy: assignment.policy(queue),
+        };
+        tokio::spawn(inbox.serve());
+    }
+    outgoing.send(FromChild::Ready);
+    loop {
+        outgoing.send(FromChild::Hb(Beat { doing: Doing::Idle, store_ok: true, ..Beat::default() }));
+        if told_to_stop(&mut incoming, Duration::from_millis(BEAT_MS)).await {
+            return leave(outgoing, exit::OK, "told to stop");
+        }
+    }
+}
+
+/// Waits so long, unless the master says stop or is gone. What has been taken stays in this host's list.
+async fn told_to_stop(incoming: &mut mpsc::Receiver<Incoming>, wait: Duration) -> bool {
+    let stop = async {
+        loop {
+            match incoming.recv().await {
+                Some(Incoming::Message(ToChild::Stop { .. }) | Incoming::Closed) | None => return,
+                Some(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(wait, stop).await.is_ok()
+}
+
+/// One queue's inbox.
+struct Inbox {
+    store: RedisStore,
+    queue: QueueName,
+    taker: String,
+    policy: Policy,
+}
+
+impl Inbox {
+    async fn serve(self) {
+        let mut said = false;
+        loop {
+            let Err(error) = self.take_in().await;
+            if !said {
+                tracing::warn!(queue = %self.queue, %error, "the inbox waits");
+                said = !matches!(error, StoreError::NearLimit(_));
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Takes in until something fails.
+    async fn take_in(&self) -> Result<std::convert::Infallible, StoreError> {
+        let mut connection = self.store.inbox_connection(WAIT).await?;
+        self.leftovers().await?;
+        let mut looked = roundsman_shared::clock::Mono::now();
+        loop {
+            let taken = self.store.inbox_take(&mut connection, &self.queue, &self.taker, WAIT).await?;
+            self.admit(&self.taker, taken).await?;
+            let now = roundsman_shared::clock::Mono::now();
+            if now.since(looked) >= LOOK_FOR_LEFTOVERS {
+                looked = now;
+                self.leftovers().await?;
+            }
+        }
+    }
+
+    /// What an earlier life of this host, or a host that is gone, had taken and not taken in.
+    async fn leftovers(&self) -> Result<(), StoreError> {
+        let takers = self.store.inbox_takers(&self.queue, &self.taker).await?;
+        let records = self.store.hosts().await?;
+        let live: Vec<String> = records
+            .iter()
+            .filter_map(|record| serde_json::from_str::<serde_json::Value>(record).ok())
+            .filter_map(|record| record.get("host")?.as_str().map(str::to_owned))
+            .collect();
+        for taker in takers.iter().filter(|taker| **taker == self.taker || !live.contains(taker)) {
+            loop {
+                let left = self.store.inbox_left(&self.queue, taker).await?;
+                if left.is_empty() {
+                    break;
+                }
+                self.admit(taker, left).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes jobs, or dead letters, of entries in a taker's list, in their order.
+    async fn admit(&self, taker: &str, mut entries: Vec<Taken>) -> Result<(), StoreError> {
+        while !entries.is_empty() {
+            let limits = Limits {
+                max_payload: usize::try_from(self.policy.max_payload).unwrap_or(usize::MAX),
+                now: Wall::now(),
+            };
+            let mut good: Vec<(NewJob, Taken)> = Vec::new();
+            for raw in entries.drain(..) {
+                match parse(&raw, &limits) {
+                    Ok(job) => good.push((job, raw)),
+                    Err(why) => self.bury(taker, &raw, &why).await?,
+                }
+            }
+            if good.is_empty() {
+                return Ok(());
+            }
+            let answers = self.store.inbox_admit(&self.queue, taker, &good, self.policy.max_waiting).await?;
+            for ((_, raw), answer) in good.into_iter().zip(answers) {
+                match answer {
+                    None | Some(Enqueued::Created { .. } | Enqueued::Existing) => {}
+                    Some(Enqueued::Conflict) => {
+                        self.bury(taker, &raw, "there is a job of this id with other content").await?;
+                    }
+                    Some(Enqueued::Expired) => self.bury(taker, &raw, "it had expired before it was taken in").await?,
+                    // It stays where it is until there is room.
+                    Some(Enqueued::Full { .. }) => entries.push(raw),
+                }
+            }
+            if !entries.is_empty() {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn bury(&self, taker: &str, raw: &Taken, why: &str) -> Result<(), StoreError> {
+        tracing::warn!(queue = %self.queue, bytes = raw.len(), %why, "an entry of the inbox is no job: it is a dead letter now");
+        let id = spec::generate_id();
+        let content = record::encode(&Spec::bare(false, raw_as_json(raw)));
+        let now = self.store.clock().await?.reading.as_millis();
+        let progress = Progress {
+            state: Some(FinalState::Dead),
+            due: Some(now),
+            ended: Some(now),
+            error: Some(format!("the inbox entry is no job: {why}")),
+            ..Progress::default()
+        };
+        self.store.inbox_bury(&self.queue, taker, raw, (&id, &content, &progress.encode(0))).await?;
+        Ok(())
+    }
+}
+
+fn parse(raw: &[u8], limits: &Limits) -> Result<NewJob, String> {
+    let text = std::str::from_utf8(raw).map_err(|error| format!("it is not UTF-8: {error}"))?;
+    spec::parse(text, limits).map_err(|error| error.to_string())
+}
+
+/// The raw bytes as a payload: text as a string, other bytes in base64.
+fn raw_as_json(raw: &[u8]) -> String {
+    let value = match std::str::from_utf8(raw) {
+        Ok(text) => serde_json::Value::from(text),
+        Err(_) => serde_json::json!({ "base64": base64::engine::general_purpose::STANDARD.encode(raw) }),
+    };
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_bytes_are_kept() {
+        assert_eq!(raw_as_json(b"{oops"), "\"{oops\"");
+        assert_eq!(raw_as_json(b"\xff\x00"), r#"{"base64":"/wA="}"#);
+    }
+}
