@@ -210,7 +210,9 @@ impl Inbox {
                     Some(Enqueued::Conflict) => {
                         self.bury(taker, &raw, "there is a job of this id with other content").await?;
                     }
-                    Some(Enqueued::Expired) => self.bury(taker, &raw, "it had expired before it was taken in").await?,
+                    Some(Enqueued::Expired) => {
+                        self.bury(taker, &raw, "it had expired before it was taken in").await?
+                    }
                     // It stays where it is until there is room.
                     Some(Enqueued::Full { .. }) => entries.push(raw),
                 }

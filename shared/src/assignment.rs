@@ -75,9 +75,10 @@ impl Assignment {
             PoolQueues::Ordered(names) => {
                 names.iter().map(|queue| Ok((name(queue)?, 0))).collect::<Result<Vec<_>, String>>()?
             }
-            PoolQueues::Shares(shares) => {
-                shares.iter().map(|(queue, share)| Ok((name(queue)?, *share))).collect::<Result<_, String>>()?
-            }
+            PoolQueues::Shares(shares) => shares
+                .iter()
+                .map(|(queue, share)| Ok((name(queue)?, *share)))
+                .collect::<Result<_, String>>()?,
         };
         let handler = match &own.run {
             PoolRun::Command(_) => None,
@@ -90,14 +91,16 @@ impl Assignment {
             PoolRun::Handler(Handler::Stdout) => Some(HandlerSpec::Stdout),
             PoolRun::Handler(_) => return Err(format!("the handler of pool {pool:?} is not served yet")),
         };
-        let policies = queues.iter().map(|(queue, _)| (queue.clone(), settings.queue(queue.as_str()).clone())).collect();
+        let policies =
+            queues.iter().map(|(queue, _)| (queue.clone(), settings.queue(queue.as_str()).clone())).collect();
         Ok(Self {
             worker,
             store: match &settings.store.url {
                 StoreUrl::Sqlite { path } => StoreAddress::Sqlite(path.clone()),
                 StoreUrl::Redis { url } => StoreAddress::Redis(url.expose().to_owned()),
             },
-            namespace: Namespace::new(settings.store.namespace.as_ref()).map_err(|error| error.to_string())?,
+            namespace: Namespace::new(settings.store.namespace.as_ref())
+                .map_err(|error| error.to_string())?,
             lease: settings.store.lease,
             queues,
             policies,
@@ -115,7 +118,10 @@ impl Assignment {
     pub fn by_hand(pool: &str) -> Result<Self, String> {
         let input = LoadInput::capture().map_err(|error| error.to_string())?;
         let loaded = Settings::load(&input).map_err(|error| error.to_string())?;
-        let host = rustix::system::uname().nodename().to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let worker = format!("{host}:{pool}:0:{}", crate::job::spec::generate_id());
         Self::of(&loaded.settings, pool, WorkerId::new(&worker).map_err(|error| error.to_string())?)
     }

@@ -165,7 +165,8 @@ impl Output {
     }
 
     fn outcome(self, job: &Task) -> Result<Outcome, Failure> {
-        let follow_ups = self.follow_ups.into_iter().enumerate().map(|(index, wanted)| follow_up(job, index, wanted));
+        let follow_ups =
+            self.follow_ups.into_iter().enumerate().map(|(index, wanted)| follow_up(job, index, wanted));
         Ok(Outcome::Done { result: self.result, follow_ups: follow_ups.collect::<Result<_, SpecError>>()? })
     }
 }
@@ -283,7 +284,12 @@ where
             Err(failure) => return Box::pin(std::future::ready(failure.into())),
         };
         let (run, task) = ((self.0)(job), task.clone());
-        Box::pin(async move { run.await.and_then(Answer::output).and_then(|output| output.outcome(&task)).map_or_else(Ended::from, Ended::from) })
+        Box::pin(async move {
+            run.await
+                .and_then(Answer::output)
+                .and_then(|output| output.outcome(&task))
+                .map_or_else(Ended::from, Ended::from)
+        })
     }
 
     fn patience(&self) -> Patience {
@@ -302,7 +308,10 @@ where
     fn start(&self, task: &Task, context: Context) -> Run {
         let (call, task) = (self.0.clone(), task.clone());
         let run = tokio::task::spawn_blocking(move || {
-            job(&task, context).and_then(|job| call(job)).and_then(Answer::output).and_then(|output| output.outcome(&task))
+            job(&task, context)
+                .and_then(|job| call(job))
+                .and_then(Answer::output)
+                .and_then(|output| output.outcome(&task))
         });
         Box::pin(async move {
             match run.await {
@@ -406,7 +415,10 @@ impl Worker {
         T: DeserializeOwned + Send + 'static,
         R: Answer + 'static,
     {
-        self.add(Some(kind), Box::new(move || Box::new(Blocking(Arc::new(handler), std::marker::PhantomData))))
+        self.add(
+            Some(kind),
+            Box::new(move || Box::new(Blocking(Arc::new(handler), std::marker::PhantomData))),
+        )
     }
 
     /// A handler that may block, for jobs of no kind, or of one that no other handler is for.

@@ -24,7 +24,9 @@ use roundsman_shared::clock::Mono;
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{JobId, QueueName};
 use roundsman_shared::pipe::{self, Incoming, Outgoing};
-use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, JOBS_NAMED, RunningJob, StopMode, ToChild};
+use roundsman_shared::protocol::{
+    self, BEAT_MS, Beat, Doing, FromChild, JOBS_NAMED, RunningJob, StopMode, ToChild,
+};
 use roundsman_shared::settings::Environment;
 use roundsman_shared::store::{Store, StoreError};
 use roundsman_shared::{exit, launch, telemetry};
@@ -179,7 +181,9 @@ async fn open_store(assignment: &Assignment, link: &mut Link) -> Opened {
     loop {
         match Store::open(&config).await {
             Ok(store) => return Opened::Store(store),
-            Err(StoreError::Unfit(why)) => return Opened::Leave(exit::CONFIG, format!("the store cannot be used: {why}")),
+            Err(StoreError::Unfit(why)) => {
+                return Opened::Leave(exit::CONFIG, format!("the store cannot be used: {why}"));
+            }
             Err(error) if !said => {
                 tracing::warn!(%error, "waiting for the store");
                 said = true;
@@ -208,7 +212,9 @@ async fn open_store(assignment: &Assignment, link: &mut Link) -> Opened {
 
 async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, mut link: Link) -> u8 {
     let mut signals = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => Signals { terminate, interrupt, by_hand: link.parent.is_none(), told: 0 },
+        (Ok(terminate), Ok(interrupt)) => {
+            Signals { terminate, interrupt, by_hand: link.parent.is_none(), told: 0 }
+        }
         _ => return link.leave(exit::FAILED, "signals cannot be received".to_owned()),
     };
     let store = match open_store(&assignment, &mut link).await {
@@ -356,10 +362,12 @@ impl Loop {
     fn message(&mut self, now: Mono, message: Incoming, actions: &mut Vec<Action>) {
         let event = match message {
             Incoming::Message(ToChild::Wake { queue }) => QueueName::new(&queue).ok().map(Event::Wake),
-            Incoming::Message(ToChild::Cancel { queue, id }) => match (QueueName::new(&queue), JobId::new(&id)) {
-                (Ok(queue), Ok(id)) => Some(Event::Cancel { queue, id }),
-                _ => None,
-            },
+            Incoming::Message(ToChild::Cancel { queue, id }) => {
+                match (QueueName::new(&queue), JobId::new(&id)) {
+                    (Ok(queue), Ok(id)) => Some(Event::Cancel { queue, id }),
+                    _ => None,
+                }
+            }
             Incoming::Message(ToChild::Stop { mode, by_ms, why }) => {
                 Some(Event::Stop { mode, within: Duration::from_millis(by_ms), why })
             }
@@ -400,10 +408,16 @@ impl Loop {
         }
         if self.link.parent.is_none() || self.link.incoming.is_none() {
             let stuck = running.iter().find(|job| {
-                self.session.describe(job.seq).is_some_and(|(_, timeout)| now.since(job.started) > timeout + OVERRUN)
+                self.session
+                    .describe(job.seq)
+                    .is_some_and(|(_, timeout)| now.since(job.started) > timeout + OVERRUN)
             });
             if let Some(job) = stuck {
-                let id = self.session.describe(job.seq).map(|(delivery, _)| delivery.id.to_string()).unwrap_or_default();
+                let id = self
+                    .session
+                    .describe(job.seq)
+                    .map(|(delivery, _)| delivery.id.to_string())
+                    .unwrap_or_default();
                 let why = format!("job {id} does not stop at its timeout");
                 actions.push(Action::Leave { code: exit::TIMED_OUT, why });
             }
@@ -516,7 +530,9 @@ impl Loop {
 fn policies(queues: BTreeMap<String, serde_json::Value>) -> BTreeMap<QueueName, Policy> {
     queues
         .into_iter()
-        .filter_map(|(name, policy)| Some((QueueName::new(&name).ok()?, serde_json::from_value(policy).ok()?)))
+        .filter_map(|(name, policy)| {
+            Some((QueueName::new(&name).ok()?, serde_json::from_value(policy).ok()?))
+        })
         .collect()
 }
 

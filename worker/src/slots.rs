@@ -46,7 +46,10 @@ pub(crate) enum Report {
     Finished(Vec<Finished>),
     Returned(Vec<Seq>),
     /// The handler cannot work at all.
-    Unfit { code: u8, why: String },
+    Unfit {
+        code: u8,
+        why: String,
+    },
 }
 
 /// What the slots run, for whoever asks while their thread is busy.
@@ -210,9 +213,16 @@ impl Bench {
                     let _ = stop.send(why);
                 } else if let Some(at) = self.queue.iter().position(|task| task.seq == seq) {
                     self.queue.remove(at);
-                    let outcome = if why == StopJob::Cancelled { Outcome::Cancelled } else { Outcome::GiveBack };
+                    let outcome =
+                        if why == StopJob::Cancelled { Outcome::Cancelled } else { Outcome::GiveBack };
                     let now = Mono::now();
-                    self.finished.push(Finished { seq, outcome, started: now, ended: now, stderr_tail: None });
+                    self.finished.push(Finished {
+                        seq,
+                        outcome,
+                        started: now,
+                        ended: now,
+                        stderr_tail: None,
+                    });
                 }
             }
             Command::Tick => {}

@@ -22,7 +22,11 @@ pub(crate) struct Program {
 }
 
 /// Starts `command[0]` with the rest as arguments; never through a shell.
-pub(crate) fn start(command: &[String], env: &BTreeMap<String, String>, extra: &[(&str, String)]) -> io::Result<Program> {
+pub(crate) fn start(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    extra: &[(&str, String)],
+) -> io::Result<Program> {
     let (program, arguments) =
         command.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "an empty command"))?;
     #[expect(clippy::disallowed_methods, reason = "this is the place")]
@@ -73,8 +77,10 @@ pub(crate) fn adopt_orphans() {
 pub(crate) fn sweep(known: &[u32], token: Option<i64>) {
     // Killing one may bring its own children here.
     for _ in 0..64 {
-        let orphans: Vec<u32> =
-            children().into_iter().filter(|pid| !known.contains(pid) && token.is_none_or(|token| carries(*pid, token))).collect();
+        let orphans: Vec<u32> = children()
+            .into_iter()
+            .filter(|pid| !known.contains(pid) && token.is_none_or(|token| carries(*pid, token)))
+            .collect();
         if orphans.is_empty() {
             return;
         }
@@ -89,7 +95,9 @@ pub(crate) fn sweep(known: &[u32], token: Option<i64>) {
 fn children() -> Vec<u32> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.trim().parse().ok()).collect::<Vec<_>>()).collect()
+    lists
+        .flat_map(|list| list.split(' ').filter_map(|pid| pid.trim().parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 fn carries(pid: u32, token: i64) -> bool {

@@ -78,7 +78,9 @@ pub enum Outcome {
     Cancelled,
     Expired,
     /// The worker has no handler for its kind: another pool may. Nothing is charged.
-    UnknownKind { kind: String },
+    UnknownKind {
+        kind: String,
+    },
     /// Put back by its worker: never started, or stopped by it. Nothing is charged.
     GiveBack,
     /// The worker died while it ran this job.

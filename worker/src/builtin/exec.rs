@@ -59,7 +59,8 @@ impl Handler for Exec {
 
 /// The facts of a job that a program finds in its environment.
 fn facts(task: &Task) -> Vec<(&'static str, String)> {
-    let deadline = Wall::now().as_millis().saturating_add(i64::try_from(task.timeout.as_millis()).unwrap_or(i64::MAX));
+    let deadline =
+        Wall::now().as_millis().saturating_add(i64::try_from(task.timeout.as_millis()).unwrap_or(i64::MAX));
     let mut facts = vec![
         ("ROUNDSMAN_JOB_ID", task.id.to_string()),
         ("ROUNDSMAN_QUEUE", task.queue.to_string()),
@@ -81,7 +82,8 @@ async fn run(shared: &Shared, task: &Task, mut context: Context) -> Ended {
     };
     let leader = program.child.id().unwrap_or(0);
     shared.leaders.borrow_mut().push(leader);
-    let (stdin, stdout, stderr) = (program.child.stdin.take(), program.child.stdout.take(), program.child.stderr.take());
+    let (stdin, stdout, stderr) =
+        (program.child.stdin.take(), program.child.stdout.take(), program.child.stderr.take());
     let kept = Rc::new(RefCell::new(Vec::new()));
     let talk = {
         let kept = kept.clone();
@@ -156,14 +158,28 @@ fn cannot_start(shared: &Shared, error: &std::io::Error) -> Ended {
     Ended { outcome: Outcome::GiveBack, stderr_tail: None, unfit: Some((code, why)) }
 }
 
-fn verdict(status: ExitStatus, heard: Option<(Vec<u8>, bool)>, stderr_tail: Option<String>, shared: &Shared) -> Ended {
-    let last_words = || stderr_tail.as_deref().and_then(|text| text.lines().last()).map(|line| format!(": {line}")).unwrap_or_default();
+fn verdict(
+    status: ExitStatus,
+    heard: Option<(Vec<u8>, bool)>,
+    stderr_tail: Option<String>,
+    shared: &Shared,
+) -> Ended {
+    let last_words = || {
+        stderr_tail
+            .as_deref()
+            .and_then(|text| text.lines().last())
+            .map(|line| format!(": {line}"))
+            .unwrap_or_default()
+    };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     let outcome = match code {
         Some(exit::OK) => {
             let result = heard.and_then(|(bytes, cut)| {
                 if cut {
-                    tracing::warn!(limit = capture::MAX_RESULT, "a job printed more than is kept as its result");
+                    tracing::warn!(
+                        limit = capture::MAX_RESULT,
+                        "a job printed more than is kept as its result"
+                    );
                 }
                 capture::result(&bytes)
             });
@@ -189,5 +205,6 @@ fn verdict(status: ExitStatus, heard: Option<(Vec<u8>, bool)>, stderr_tail: Opti
 
 /// `SIGTERM (15)`.
 pub(super) fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |name| format!("{name} ({signal})"))
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| signal.to_string(), |name| format!("{name} ({signal})"))
 }

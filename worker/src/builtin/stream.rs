@@ -160,7 +160,8 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
     let (lines, mut to_write) = mpsc::channel::<String>(WAITING);
     let live = Live { lines, waiting: Waiting::default(), kill: Rc::default() };
     *shared.live.borrow_mut() = Some(live.clone());
-    let (stdin, stdout, stderr) = (program.child.stdin.take(), program.child.stdout.take(), program.child.stderr.take());
+    let (stdin, stdout, stderr) =
+        (program.child.stdin.take(), program.child.stdout.take(), program.child.stderr.take());
     let last_words = Rc::new(RefCell::new(String::new()));
     let (waiting, kill, shared) = (live.waiting.clone(), live.kill.clone(), shared.clone());
     spawn_local(async move {
@@ -256,7 +257,10 @@ async fn hear(mut from: impl tokio::io::AsyncBufRead + Unpin, waiting: &Waiting)
         let answer: AnswerLine = match serde_json::from_slice(&line) {
             Ok(answer) => answer,
             Err(_) => {
-                tracing::warn!(bytes = line.len(), "the program printed something that is no answer; it is ignored");
+                tracing::warn!(
+                    bytes = line.len(),
+                    "the program printed something that is no answer; it is ignored"
+                );
                 continue;
             }
         };
@@ -309,4 +313,3 @@ async fn log(mut from: impl tokio::io::AsyncBufRead + Unpin, last_words: &Rc<Ref
         }
     }
 }
-

@@ -84,24 +84,44 @@ pub(crate) struct Running {
 #[derive(Debug)]
 pub(crate) enum Event {
     Wake(QueueName),
-    Exchanged { sent: Mono, result: Result<(Vec<Answer>, Option<Pulled>), StoreError> },
-    Renewed { sent: Mono, queue: QueueName, result: Result<Renewed, StoreError> },
+    Exchanged {
+        sent: Mono,
+        result: Result<(Vec<Answer>, Option<Pulled>), StoreError>,
+    },
+    Renewed {
+        sent: Mono,
+        queue: QueueName,
+        result: Result<Renewed, StoreError>,
+    },
     /// What the store says this worker holds, after an answer was lost.
-    Reconciled { queue: QueueName, result: Result<Vec<Held>, StoreError> },
+    Reconciled {
+        queue: QueueName,
+        result: Result<Vec<Held>, StoreError>,
+    },
     Finished(Vec<Finished>),
     /// Tasks that had not been started, taken back from the slots.
     Returned(Vec<Seq>),
     /// What runs now, looked up by the loop when [`Session::next_deadline`] came.
     Tick(Vec<Running>),
-    Cancel { queue: QueueName, id: JobId },
+    Cancel {
+        queue: QueueName,
+        id: JobId,
+    },
     Policies(BTreeMap<QueueName, Policy>),
     Pause(bool),
-    Stop { mode: StopMode, within: Duration, why: String },
+    Stop {
+        mode: StopMode,
+        within: Duration,
+        why: String,
+    },
 }
 
 #[derive(Debug)]
 pub(crate) enum Action {
-    Exchange { settle: Option<SettleRequest>, pull: Option<PullRequest> },
+    Exchange {
+        settle: Option<SettleRequest>,
+        pull: Option<PullRequest>,
+    },
     Renew(RenewRequest),
     Reconcile(QueueName),
     Run(Vec<Task>),
@@ -110,7 +130,10 @@ pub(crate) enum Action {
     StopJob(Seq, StopJob),
     /// A wake-up came in vain: all slots are taken.
     Full(QueueName),
-    Leave { code: u8, why: String },
+    Leave {
+        code: u8,
+        why: String,
+    },
 }
 
 struct Line {
@@ -307,7 +330,10 @@ impl Session {
             StopMode::Release => now,
         };
         match &mut self.stopping {
-            Some(stopping) => stopping.release_at = stopping.release_at.map(|at| if at < release_at { at } else { release_at }),
+            Some(stopping) => {
+                stopping.release_at =
+                    stopping.release_at.map(|at| if at < release_at { at } else { release_at })
+            }
             None => {
                 self.stopping = Some(Stopping { release_at: Some(release_at), released: false, why });
                 actions.push(Action::TakeBack);
@@ -316,7 +342,8 @@ impl Session {
     }
 
     fn cancel(&self, queue: &QueueName, id: &JobId, actions: &mut Vec<Action>) {
-        let found = self.taken.iter().find(|(_, taken)| taken.delivery.id == *id && taken.delivery.queue == *queue);
+        let found =
+            self.taken.iter().find(|(_, taken)| taken.delivery.id == *id && taken.delivery.queue == *queue);
         if let Some((seq, _)) = found {
             actions.push(Action::StopJob(*seq, StopJob::Cancelled));
         }
@@ -329,7 +356,8 @@ impl Session {
             }
             let (started, line) = (self.stamp(job.started), self.taken.get(&job.seq).map(|taken| taken.line));
             let Some(line) = line else { continue };
-            let timeout = self.taken.get(&job.seq).map(|taken| self.timeout(&taken.spec, line)).unwrap_or_default();
+            let timeout =
+                self.taken.get(&job.seq).map(|taken| self.timeout(&taken.spec, line)).unwrap_or_default();
             let Some(taken) = self.taken.get_mut(&job.seq) else { continue };
             if !taken.marked {
                 taken.marked = true;
@@ -500,7 +528,9 @@ impl Session {
         let seq = self.next_seq;
         self.next_seq += 1;
         let (spec, verdict) = match delivery.record.decode() {
-            Ok(spec) if spec.expires.is_some_and(|expires| expires <= reading) => (spec, Some(Outcome::Expired)),
+            Ok(spec) if spec.expires.is_some_and(|expires| expires <= reading) => {
+                (spec, Some(Outcome::Expired))
+            }
             Ok(spec) => (spec, None),
             Err(error) => {
                 (Spec::bare(false, "null".to_owned()), Some(Outcome::Dead { error: error.to_string() }))
@@ -564,7 +594,9 @@ impl Session {
         let (Some(at), Ok(held)) = (self.line(queue), result) else { return };
         self.lines[at].doubtful = false;
         for held in held {
-            let known = |settlement: &Settlement| settlement.id == held.delivery.id && settlement.token == held.delivery.token;
+            let known = |settlement: &Settlement| {
+                settlement.id == held.delivery.id && settlement.token == held.delivery.token
+            };
             let ours = self.taken.values().any(|taken| {
                 taken.delivery.id == held.delivery.id && taken.delivery.token == held.delivery.token
             }) || self.lines[at].pending.iter().any(known)
@@ -572,7 +604,9 @@ impl Session {
             if !ours {
                 let seq = self.next_seq;
                 self.next_seq += 1;
-                let spec = Arc::new(held.delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".into())));
+                let spec = Arc::new(
+                    held.delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".into())),
+                );
                 self.lines[at].held += 1;
                 self.taken.insert(seq, Taken { delivery: held.delivery, spec, line: at, marked: true });
                 self.conclude(now, seq, Outcome::GiveBack, None, now, None);
@@ -633,7 +667,10 @@ impl Session {
 
     fn drive_leases(&mut self, now: Mono, actions: &mut Vec<Action>) {
         let (lease, margin) = (self.assignment.lease, self.margin());
-        let lost = self.lines.iter().find(|line| line.held > 0 && line.lease_until.is_some_and(|until| now + margin >= until));
+        let lost = self
+            .lines
+            .iter()
+            .find(|line| line.held > 0 && line.lease_until.is_some_and(|until| now + margin >= until));
         if let Some(line) = lost {
             let why = format!("the lease on queue {} could not be renewed in time", line.name);
             self.leave(exit::TRY_AGAIN, why, actions);
@@ -645,7 +682,8 @@ impl Session {
         let worker = self.assignment.worker.clone();
         let due = self.lines.iter_mut().find(|line| {
             line.held > 0
-                && (!line.marks.is_empty() || line.lease_until.is_some_and(|until| now + lease * 2 / 3 >= until))
+                && (!line.marks.is_empty()
+                    || line.lease_until.is_some_and(|until| now + lease * 2 / 3 >= until))
         });
         if let Some(line) = due {
             self.under_way.renew = true;
@@ -676,12 +714,8 @@ impl Session {
             && room > 0
             && (self.taken.len() < slots || room >= MAX_BATCH.min(self.taken.len()));
         let pull = if hungry { self.next_line(now) } else { None };
-        let oldest = self
-            .lines
-            .iter()
-            .enumerate()
-            .filter_map(|(at, line)| Some((line.pending_since?, at)))
-            .min();
+        let oldest =
+            self.lines.iter().enumerate().filter_map(|(at, line)| Some((line.pending_since?, at))).min();
         let settle = oldest.filter(|(since, at)| {
             pull.is_some()
                 || now.since(*since) >= ACK_WITHIN
@@ -728,7 +762,8 @@ impl Session {
                 line.dry_until = None;
             }
         }
-        let open = || self.lines.iter().enumerate().filter(|(_, line)| line.dry_until.is_none() && !line.doubtful);
+        let open =
+            || self.lines.iter().enumerate().filter(|(_, line)| line.dry_until.is_none() && !line.doubtful);
         let least = open().min_by(|(_, a), (_, b)| {
             if a.share == 0 || b.share == 0 { std::cmp::Ordering::Equal } else { a.used.total_cmp(&b.used) }
         })?;

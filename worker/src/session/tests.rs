@@ -133,7 +133,9 @@ fn pull_of(action: &Action) -> &PullRequest {
 
 fn settled_by(action: &Action) -> Vec<&str> {
     match action {
-        Action::Exchange { settle: Some(settle), .. } => settle.settlements.iter().map(|s| s.id.as_str()).collect(),
+        Action::Exchange { settle: Some(settle), .. } => {
+            settle.settlements.iter().map(|s| s.id.as_str()).collect()
+        }
         other => panic!("no acknowledgement but {other:?}"),
     }
 }
@@ -147,7 +149,9 @@ fn the_first_pull_is_for_the_free_slots_alone() {
 
 #[test]
 fn short_jobs_are_prefetched_and_long_ones_are_not() {
-    for (ran, most) in [(Duration::from_micros(10), MAX_BATCH), (Duration::from_millis(10), 6), (Duration::from_secs(1), 1)] {
+    for (ran, most) in
+        [(Duration::from_micros(10), MAX_BATCH), (Duration::from_millis(10), 6), (Duration::from_secs(1), 1)]
+    {
         let mut bench = Bench::new(assignment(1, &[("q", 0)]));
         let tasks = bench.pull(&["a"]);
         bench.finish(tasks[0].seq, ran);
@@ -221,21 +225,31 @@ fn the_lease_is_renewed_and_a_worker_that_cannot_leaves_before_its_end() {
     let mut bench = Bench::new(assignment(1, &[("q", 0)]));
     let tasks = bench.pull(&["a"]);
     bench.take();
-    let running = || Event::Tick(vec![Running { seq: tasks[0].seq, started: Mono::from_nanos(1_000_000_000_000) }]);
+    let running =
+        || Event::Tick(vec![Running { seq: tasks[0].seq, started: Mono::from_nanos(1_000_000_000_000) }]);
     bench.pass(Duration::from_millis(25));
     bench.step(running());
     let Action::Renew(mark) = bench.only() else { panic!("the start is to be noted") };
     assert_eq!(mark.marks.len(), 1);
     let (sent, now) = (bench.now, bench.store_now());
-    bench.step(Event::Renewed { sent, queue: queue("q"), result: Ok(Renewed { now, lost: false, cancel: vec![] }) });
+    bench.step(Event::Renewed {
+        sent,
+        queue: queue("q"),
+        result: Ok(Renewed { now, lost: false, cancel: vec![] }),
+    });
     bench.pass(LEASE / 3);
     bench.step(running());
     assert!(matches!(bench.only(), Action::Renew(_)));
     let sent = bench.now;
-    bench.step(Event::Renewed { sent, queue: queue("q"), result: Err(StoreError::Unavailable("cut".into())) });
+    bench.step(Event::Renewed {
+        sent,
+        queue: queue("q"),
+        result: Err(StoreError::Unavailable("cut".into())),
+    });
     bench.pass(LEASE * 2 / 3 - bench.session.margin());
     bench.step(running());
-    let left = bench.take().into_iter().any(|action| matches!(action, Action::Leave { code: exit::TRY_AGAIN, .. }));
+    let left =
+        bench.take().into_iter().any(|action| matches!(action, Action::Leave { code: exit::TRY_AGAIN, .. }));
     assert!(left, "before the lease can lapse");
 }
 
@@ -244,7 +258,11 @@ fn a_lost_lease_ends_the_worker() {
     let mut bench = Bench::new(assignment(1, &[("q", 0)]));
     bench.pull(&["a"]);
     let (sent, now) = (bench.now, bench.store_now());
-    bench.step(Event::Renewed { sent, queue: queue("q"), result: Ok(Renewed { now, lost: true, cancel: vec![] }) });
+    bench.step(Event::Renewed {
+        sent,
+        queue: queue("q"),
+        result: Ok(Renewed { now, lost: true, cancel: vec![] }),
+    });
     assert!(matches!(bench.only(), Action::Leave { code: exit::TRY_AGAIN, .. }));
 }
 
@@ -275,9 +293,10 @@ fn the_grace_over_running_jobs_are_released() {
     bench.take();
     bench.pass(Duration::from_secs(31));
     bench.step(Event::Tick(vec![]));
-    let stopped = bench.take().into_iter().any(
-        |action| matches!(action, Action::StopJob(seq, StopJob::Released) if seq == tasks[0].seq),
-    );
+    let stopped = bench
+        .take()
+        .into_iter()
+        .any(|action| matches!(action, Action::StopJob(seq, StopJob::Released) if seq == tasks[0].seq));
     assert!(stopped);
 }
 
@@ -311,7 +330,11 @@ fn a_clock_that_jumped_is_believed_only_when_it_says_so_again() {
     bench.pass(RETRY);
     bench.step(Event::Tick(vec![]));
     let again = bench.only();
-    assert_eq!(pull_of(&again).latest, Some(bench.store_now() + SKEW_GUARD), "the jump has not moved the estimate");
+    assert_eq!(
+        pull_of(&again).latest,
+        Some(bench.store_now() + SKEW_GUARD),
+        "the jump has not moved the estimate"
+    );
 }
 
 #[test]
@@ -328,7 +351,14 @@ fn shares_divide_running_time() {
         bench.token += 1;
         delivery.queue = pulled;
         let (sent, now) = (bench.now, bench.store_now());
-        let pulled = Pulled { now, deliveries: vec![delivery], next_due: Some(now), paused: false, skewed: false, live_version: 0 };
+        let pulled = Pulled {
+            now,
+            deliveries: vec![delivery],
+            next_due: Some(now),
+            paused: false,
+            skewed: false,
+            live_version: 0,
+        };
         bench.step(Event::Exchanged { sent, result: Ok((answers, Some(pulled))) });
         let seq = bench.session.next_seq - 1;
         bench.take();
@@ -435,7 +465,11 @@ fn answer_one(
         }
         Action::Renew(request) => {
             let now = bench.store_now();
-            bench.step(Event::Renewed { sent, queue: request.queue, result: Ok(Renewed { now, lost: false, cancel: vec![] }) });
+            bench.step(Event::Renewed {
+                sent,
+                queue: request.queue,
+                result: Ok(Renewed { now, lost: false, cancel: vec![] }),
+            });
         }
         Action::Reconcile(queue) => bench.step(Event::Reconciled { queue, result: Ok(vec![]) }),
         other => panic!("{other:?}"),

@@ -69,7 +69,10 @@ impl Bench<'_> {
         let start = Mono::now();
         loop {
             let hosts = self.store.hosts().await?;
-            let ready = hosts.iter().filter_map(|host| serde_json::from_str::<serde_json::Value>(host).ok()).map(|host| ready(&host));
+            let ready = hosts
+                .iter()
+                .filter_map(|host| serde_json::from_str::<serde_json::Value>(host).ok())
+                .map(|host| ready(&host));
             if ready.sum::<usize>() >= workers as usize {
                 return Ok(fleet);
             }
@@ -131,7 +134,9 @@ impl Bench<'_> {
         let mut due = Vec::new();
         for _ in 0..1000 {
             let one = job(Due::Now);
-            if let [Enqueued::Created { due: at }] = self.store.enqueue(&self.queue, std::slice::from_ref(&one), 1_000_000).await?[..] {
+            if let [Enqueued::Created { due: at }] =
+                self.store.enqueue(&self.queue, std::slice::from_ref(&one), 1_000_000).await?[..]
+            {
                 due.push((one.id, at));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -201,7 +206,10 @@ impl Bench<'_> {
             let commands = match (before, after) {
                 // The look itself is one command.
                 (Some(before), Some(after)) => {
-                    format!("{:.1} commands/s", rate(usize::try_from(after.0 - before.0 - 1).unwrap_or(0), window))
+                    format!(
+                        "{:.1} commands/s",
+                        rate(usize::try_from(after.0 - before.0 - 1).unwrap_or(0), window)
+                    )
                 }
                 _ => "no commands: a file".to_owned(),
             };
@@ -220,7 +228,9 @@ impl Bench<'_> {
 fn ready(host: &serde_json::Value) -> usize {
     let pools = host.get("pools").and_then(|pools| pools.as_array()).cloned().unwrap_or_default();
     let workers = pools.iter().filter_map(|pool| pool.get("workers")?.as_array()).flatten();
-    workers.filter(|worker| matches!(worker.get("state").and_then(|s| s.as_str()), Some("idle" | "busy"))).count()
+    workers
+        .filter(|worker| matches!(worker.get("state").and_then(|s| s.as_str()), Some("idle" | "busy")))
+        .count()
 }
 
 impl Fleet {
@@ -256,7 +266,8 @@ impl Fleet {
             line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
         };
         let of = |role: &str| {
-            let all: Vec<u64> = self.processes().into_iter().filter(|(_, r)| r == role).map(|(pid, _)| pss(pid)).collect();
+            let all: Vec<u64> =
+                self.processes().into_iter().filter(|(_, r)| r == role).map(|(pid, _)| pss(pid)).collect();
             all.into_iter().max().unwrap_or(0)
         };
         #[expect(clippy::cast_precision_loss, reason = "kilobytes")]
@@ -273,8 +284,13 @@ impl Fleet {
     fn processor_time(&self) -> f64 {
         let ticks = |pid: u32| {
             let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields: Vec<u64> =
-                text.rsplit(')').next().unwrap_or_default().split(' ').filter_map(|field| field.parse().ok()).collect();
+            let fields: Vec<u64> = text
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .split(' ')
+                .filter_map(|field| field.parse().ok())
+                .collect();
             // utime and stime are the 14th and 15th fields; the state before them is no number.
             fields.get(10).copied().unwrap_or(0) + fields.get(11).copied().unwrap_or(0)
         };
@@ -284,4 +300,3 @@ impl Fleet {
         seconds
     }
 }
-

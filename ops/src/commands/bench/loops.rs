@@ -159,7 +159,14 @@ impl Bench<'_> {
             let run = Run { worker: worker.clone(), started: Some(millis), ended: millis, stderr_tail: None };
             let settlements = pulled.deliveries.iter().map(|delivery| {
                 let spec = delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".to_owned()));
-                settle(delivery, &spec, Outcome::Done { result: None, follow_ups: Vec::new() }, &run, &policy, 0.5)
+                settle(
+                    delivery,
+                    &spec,
+                    Outcome::Done { result: None, follow_ups: Vec::new() },
+                    &run,
+                    &policy,
+                    0.5,
+                )
             });
             last = Some(SettleRequest {
                 queue: self.queue.clone(),
@@ -222,11 +229,18 @@ impl Bench<'_> {
         Store::open(&self.config).await?;
         let opened = Mono::now().since(start);
         let bytes = match (before, after) {
-            (Some(before), Some(after)) => format!("{} bytes each", (after.2.saturating_sub(before.2)) / TIMERS as u64),
+            (Some(before), Some(after)) => {
+                format!("{} bytes each", (after.2.saturating_sub(before.2)) / TIMERS as u64)
+            }
             _ => format!("{} stored", per_second(rate(TIMERS, took))),
         };
         Ok(vec![
-            Row { figure: "1,000,000 timers", value: bytes, ratio: None, note: format!("opening the store: {opened:?}") },
+            Row {
+                figure: "1,000,000 timers",
+                value: bytes,
+                ratio: None,
+                note: format!("opening the store: {opened:?}"),
+            },
             Row { figure: "  cancel one", value: quantiles(&mut cancels), ratio: None, note: String::new() },
             Row { figure: "  page of 100", value: quantiles(&mut pages), ratio: None, note: String::new() },
         ])
@@ -240,7 +254,11 @@ impl Bench<'_> {
     }
 
     /// `, Redis 1.23 µs a job`
-    pub(super) async fn cost_since(&self, before: Option<(u64, f64, u64)>, jobs: usize) -> Result<String, Failure> {
+    pub(super) async fn cost_since(
+        &self,
+        before: Option<(u64, f64, u64)>,
+        jobs: usize,
+    ) -> Result<String, Failure> {
         let (Some(before), Some(after)) = (before, self.server().await?) else { return Ok(String::new()) };
         #[expect(clippy::cast_precision_loss, reason = "counts of jobs are far below 2^53")]
         let micros = (after.1 - before.1) * 1e6 / jobs as f64;

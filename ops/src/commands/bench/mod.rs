@@ -68,7 +68,10 @@ pub struct Bench<'c> {
 
 pub async fn run(context: &Context, args: BenchArgs) -> Result<u8, Failure> {
     if args.batch == 0 || args.batch > roundsman_shared::store::MAX_BATCH {
-        return Err(Failure::usage(format!("--batch lies between 1 and {}", roundsman_shared::store::MAX_BATCH)));
+        return Err(Failure::usage(format!(
+            "--batch lies between 1 and {}",
+            roundsman_shared::store::MAX_BATCH
+        )));
     }
     let mut config = store_config(&context.settings().store)?;
     config.namespace = Namespace::new(&format!("bench-{:x}", Mono::now().as_nanos()))?;

@@ -107,7 +107,12 @@ impl RedisStore {
                 Write::Return { again: Again::Front } => ("front", 0, &[]),
                 Write::Return { again: Again::After(span) } => ("after", micros(*span), &[]),
             };
-            call.arg(item.id.as_str()).arg(&item.progress).arg(item.token).arg(code).arg(after).arg(item.priority);
+            call.arg(item.id.as_str())
+                .arg(&item.progress)
+                .arg(item.token)
+                .arg(code)
+                .arg(after)
+                .arg(item.priority);
             call.arg(item.remember.as_deref().unwrap_or("")).arg(follow_ups.len());
             for follow_up in follow_ups {
                 call.arg(entry(follow_up));
