@@ -1,5 +1,11 @@
-//! How a child process finds what its parent prepared for it: names of environment variables, and nothing else.
-//! None of them holds a secret, and none is handed on to handlers.
+//! How a child process finds what its parent prepared for it: names of environment variables, and for a master what
+//! `welcome` carries. No variable holds a secret, and none is handed on to handlers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Override;
 
 /// The pid of the parent that started this process; another parent means that it has been orphaned.
 pub const PARENT: &str = "ROUNDSMAN_INTERNAL_PARENT";
@@ -9,3 +15,42 @@ pub const NONCE: &str = "ROUNDSMAN_INTERNAL_NONCE";
 pub const BOARD: &str = "ROUNDSMAN_INTERNAL_BOARD";
 /// The number of the descriptor that is the standard output of `up`.
 pub const STDOUT: &str = "ROUNDSMAN_INTERNAL_STDOUT";
+
+/// The `work` of the `welcome` that a supervisor sends to its master: all that the master needs, beside its inherited
+/// environment and directory, to load the settings that the supervisor has checked. It comes over the pipe, since an
+/// override may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterStart {
+    /// `--config`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
+    /// What the flags of `up` say, in their order.
+    #[serde(default)]
+    pub overrides: Vec<Override>,
+    /// The id of this host: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+    pub host: String,
+    /// To show beside the master's own.
+    pub supervisor_pid: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_survives_the_wire() {
+        let start = MasterStart {
+            config: Some("/etc/r.toml".into()),
+            overrides: vec![
+                Override::text("--store", "store.url", "redis://:secret@host"),
+                Override::handler_command(vec!["./t.sh".into(), "{x}".into()]),
+            ],
+            host: "mill-1".into(),
+            supervisor_pid: 7,
+        };
+        let line = serde_json::to_string(&start).unwrap();
+        assert_eq!(serde_json::from_str::<MasterStart>(&line).unwrap(), start);
+        let least = serde_json::from_str::<MasterStart>(r#"{"host":"a","supervisor_pid":7}"#).unwrap();
+        assert_eq!((least.config, least.overrides), (None, Vec::new()));
+    }
+}

@@ -3,13 +3,15 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::environment;
 use super::load::LoadInput;
 use super::origin::{Origin, Problem};
 use super::tree::{self, Node, Table, Value};
 
-/// What a flag says about one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a flag says about one key. It travels to the master, which loads the same settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// As people know it: `--store`.
     pub flag: String,
@@ -20,7 +22,8 @@ pub struct Override {
 }
 
 /// The value of an [`Override`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OverrideValue {
     /// As on the command line: it becomes the type that the key wants.
     Text(String),
