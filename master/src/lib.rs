@@ -1,1 +1,90 @@
-//! master
+//! The master of a host: keeps its pools filled with workers, watches them, replaces what dies or hangs, gives the jobs
+//! of the dead back at once, and wakes idle workers the moment that work is due. It never looks into a payload.
+//!
+//! ```text
+//! cores (pure)   slot      one worker process, from spawn to reaping
+//!                pool      the slots of a pool: starts, wake-ups, quarantine
+//!                scale     how many workers are needed, and why
+//! rim            run       the one loop
+//!                fleet     carries out what the cores decide
+//!                spawn     the one thread that starts processes
+//!                child     a running process: pipes, signals, exit;  stderr: what it writes
+//!                listener  hints, the next due time, a look a second;  alarm: on time
+//!                release   jobs of the dead;  orphans: workers of an earlier master
+//!                upkeep    trimming, follow-ups, live settings
+//!                registry  the host's entry for `status`
+//!                parent    the pipe to the supervisor
+//!                plan      from settings to pools
+//! ```
+
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "rates and spans are far below 2^52"
+)]
+
+mod alarm;
+mod child;
+mod event;
+mod fleet;
+mod listener;
+mod orphans;
+mod parent;
+mod plan;
+pub mod pool;
+mod random;
+mod registry;
+mod release;
+mod run;
+pub mod scale;
+pub mod slot;
+mod spawn;
+mod stderr;
+mod upkeep;
+#[cfg(target_os = "linux")]
+mod watch;
+
+use roundsman_shared::exit;
+use roundsman_shared::launch::MasterStart;
+use roundsman_shared::protocol::FromChild;
+use roundsman_shared::settings::LoadInput;
+
+/// The role `roundsman master`, from `hello` to the exit code. Must be called before the process has other threads or
+/// a runtime: it takes over standard input and output, which are the pipes to its supervisor.
+#[must_use]
+pub fn serve() -> u8 {
+    match roles_end() {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(%error, "the master cannot run");
+            exit::FAILED
+        }
+    }
+}
+
+fn roles_end() -> std::io::Result<u8> {
+    let input = LoadInput::capture()?;
+    let mut parent = parent::Parent::take(&input.environment)?;
+    let Some(work) = parent.welcome() else { return Ok(exit::OK) };
+    let start: MasterStart = match serde_json::from_value(work) {
+        Ok(start) => start,
+        Err(error) => {
+            tracing::error!(%error, "the supervisor's welcome is not understood");
+            return Ok(exit::CONFIG);
+        }
+    };
+    let plan = match run::plan(&start) {
+        Ok(plan) => plan,
+        Err(error) => {
+            tracing::error!(error, "the settings are wrong");
+            parent.finish(&FromChild::Bye { why: "the settings are wrong".to_owned(), code: i32::from(exit::CONFIG) });
+            return Ok(exit::CONFIG);
+        }
+    };
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(run::serve(start, plan, parent, &input));
+    // Blocking calls into a store that hangs must not hold the exit.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,520 @@
+//! The pools of this host with their processes: carries out what the cores decide.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundsman_shared::board::Board;
+use roundsman_shared::clock::{Mono, StoreClock};
+use roundsman_shared::job::Policy;
+use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::protocol::{RunningJob, ToChild, VERSION};
+use roundsman_shared::store::StoreConfig;
+
+use crate::child::{Child, Surroundings};
+use crate::event::{Event, Key};
+use crate::plan::{Plan, PoolPlan, Work};
+use crate::pool::{Actions, Budget, Pool};
+use crate::random;
+use crate::registry::{JobRecord, PoolRecord, WorkerRecord, start_time};
+use crate::release::{Ending, Release};
+use crate::scale::{Decision, Inputs, Law, Limits};
+use crate::slot::{self, Action, Exit, Life, Slot};
+use crate::spawn::{Launch, Started};
+
+/// What is known of a queue between two pulses.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Demand {
+    pub ready: u64,
+    pub enqueued: u64,
+    /// Jobs that fell due since the last pulse and found nobody idle.
+    pub unmet: u64,
+}
+
+/// A pool, its processes and its scaling.
+#[derive(Debug)]
+struct Crew {
+    plan: PoolPlan,
+    pool: Pool,
+    law: Law,
+    decision: Decision,
+    hands: BTreeMap<u32, Hand>,
+    /// Jobs finished and milliseconds run by workers that are gone.
+    past: (u64, u64),
+    /// It is no more in the settings: it goes when its last worker has gone.
+    leaving: bool,
+}
+
+/// One process of a crew.
+#[derive(Debug)]
+struct Hand {
+    key: Key,
+    id: WorkerId,
+    nonce: u64,
+    board: Board,
+    child: Option<Child>,
+    pid: u32,
+    started: u64,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    host: String,
+    store: StoreConfig,
+    around: Surroundings,
+    crews: BTreeMap<Arc<str>, Crew>,
+    budget: Budget,
+    pub policies: BTreeMap<QueueName, Policy>,
+    pub demand: BTreeMap<QueueName, Demand>,
+    pub clock: Option<StoreClock>,
+    pub blind: bool,
+    pub paused: bool,
+}
+
+impl Fleet {
+    #[must_use]
+    pub(crate) fn new(host: String, plan: &Plan, around: Surroundings, now: Mono) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut fleet = Self {
+            host,
+            store: plan.store.clone(),
+            around,
+            crews: BTreeMap::new(),
+            budget: Budget::new(cores, now),
+            policies: plan.policies.clone(),
+            demand: BTreeMap::new(),
+            clock: None,
+            blind: false,
+            paused: false,
+        };
+        fleet.arrange(plan, now);
+        fleet
+    }
+
+    /// Takes a plan over: new pools come, others go, the rest changes shape.
+    pub(crate) fn arrange(&mut self, plan: &Plan, now: Mono) {
+        let mut out = Vec::new();
+        for (name, crew) in &mut self.crews {
+            if !plan.pools.contains_key(&**name) && !crew.leaving {
+                crew.leaving = true;
+                let mut actions = Vec::new();
+                crew.pool.close(now, Some(crew.plan.grace), "the pool was removed", &mut actions);
+                out.push((name.clone(), actions));
+            }
+        }
+        for (name, new) in &plan.pools {
+            let crew = self.crews.entry(name.as_str().into()).or_insert_with(|| Crew::new(new.clone()));
+            if crew.leaving {
+                continue;
+            }
+            if !new.keeps_workers_of(&crew.plan) {
+                crew.pool.renew();
+            }
+            crew.plan = new.clone();
+            crew.pool.shape = new.shape();
+            crew.pool.pardon();
+            if let Work::Unserved(kind) = &new.work {
+                crew.pool.put_in_quarantine(now, format!("handlers of type {kind} are not served yet"));
+            }
+        }
+        for (name, actions) in out {
+            self.carry_out(&name, actions, now);
+        }
+    }
+
+    /// Hands an event to a slot.
+    pub(crate) fn step(&mut self, key: &Key, event: slot::Event, now: Mono) {
+        let Some(crew) = self.crews.get_mut(&key.pool) else { return };
+        let mut actions = Vec::new();
+        crew.pool.step(now, key.number, key.incarnation, event, &mut actions);
+        self.carry_out(&key.pool, actions, now);
+    }
+
+    /// A moment passed.
+    pub(crate) fn time(&mut self, now: Mono) {
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name) else { continue };
+            let mut actions = Vec::new();
+            let was = crew.pool.quarantine.is_some();
+            crew.pool.time(now, self.blind, &mut actions);
+            if was && crew.pool.quarantine.is_none() {
+                if let Work::Unserved(kind) = &crew.plan.work {
+                    crew.pool.put_in_quarantine(now, format!("handlers of type {kind} are not served yet"));
+                } else {
+                    tracing::info!(pool = &*name, "trying the quarantined pool again");
+                }
+            }
+            self.carry_out(&name, actions, now);
+        }
+        self.crews.retain(|_, crew| !crew.leaving || crew.pool.alive() > 0);
+    }
+
+    /// Decides anew how many workers each pool is to have, and starts or lets go accordingly.
+    pub(crate) fn scale(&mut self, now: Mono) {
+        let mut unready: usize = self.crews.values().map(|crew| crew.pool.unready()).sum();
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name) else { continue };
+            crew.decide(now, &self.demand, self.blind);
+            let mut actions = Vec::new();
+            crew.pool.adjust(now, crew.decision.target, &mut self.budget, &mut unready, &mut actions);
+            self.carry_out(&name, actions, now);
+        }
+    }
+
+    /// Wakes up to `count` idle workers that serve a queue; answers how many.
+    pub(crate) fn wake(&mut self, queue: &QueueName, count: u64, now: Mono) -> u64 {
+        if self.paused {
+            return 0;
+        }
+        let mut woken = 0;
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name) else { continue };
+            if crew.plan.work == Work::Intake || woken == count {
+                continue;
+            }
+            let mut actions = Vec::new();
+            woken += crew.pool.wake(now, queue, count - woken, &mut actions);
+            self.carry_out(&name, actions, now);
+        }
+        woken
+    }
+
+    /// Workers that were just woken for a queue and may not have pulled yet.
+    #[must_use]
+    pub(crate) fn woken(&self, queue: &QueueName, now: Mono) -> u64 {
+        self.crews.values().map(|crew| crew.pool.woken(now, queue)).sum()
+    }
+
+    /// Everybody finishes and leaves; see [`Pool::close`].
+    pub(crate) fn close(&mut self, by: Option<Duration>, why: &str, now: Mono) {
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name) else { continue };
+            let mut actions = Vec::new();
+            crew.pool.close(now, by, why, &mut actions);
+            self.carry_out(&name, actions, now);
+        }
+    }
+
+    /// Everybody gives everything back and leaves.
+    pub(crate) fn release(&mut self, now: Mono) {
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name) else { continue };
+            let mut actions = Vec::new();
+            crew.pool.release(now, &mut actions);
+            self.carry_out(&name, actions, now);
+        }
+    }
+
+    /// The longest grace of all pools.
+    #[must_use]
+    pub(crate) fn grace(&self) -> Duration {
+        self.crews.values().map(|crew| crew.plan.grace).max().unwrap_or_default()
+    }
+
+    #[must_use]
+    pub(crate) fn alive(&self) -> usize {
+        self.crews.values().map(|crew| crew.pool.alive()).sum()
+    }
+
+    #[must_use]
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        self.crews.values().filter_map(|crew| crew.pool.next_deadline()).min()
+    }
+
+    /// Whether more is to be started as soon as the budget allows.
+    #[must_use]
+    pub(crate) fn is_short(&self) -> bool {
+        self.crews.values().any(|crew| {
+            let wanted = usize::try_from(crew.decision.target).unwrap_or(usize::MAX);
+            !crew.leaving && crew.pool.quarantine.is_none() && crew.pool.filled() < wanted
+        })
+    }
+
+    /// See [`Slot::shift`].
+    pub(crate) fn shift(&mut self, late: Duration) {
+        for crew in self.crews.values_mut() {
+            crew.pool.shift(late);
+        }
+    }
+
+    /// A process was started, or not.
+    pub(crate) fn started(&mut self, key: &Key, started: std::io::Result<Started>, now: Mono) {
+        let jitter = jitter();
+        let Some(hand) = self.hand(key) else { return };
+        let nonce = hand.nonce;
+        let event = match started {
+            Ok(started) => {
+                let raw = started.pid;
+                match Child::attend(started, key, nonce, &self.around) {
+                    Ok(child) => {
+                        let pid = child.pid();
+                        if let Some(hand) = self.hand(key) {
+                            (hand.pid, hand.started) = (pid, start_time(pid));
+                            hand.child = Some(child);
+                        }
+                        slot::Event::Spawned { pid }
+                    }
+                    Err(error) => {
+                        tracing::error!(worker = key.label(), %error, "cannot watch a process that was started");
+                        // Unknown to the spawner, it is ended and reaped as an orphan is.
+                        drop(self.around.spawner.sweep(raw));
+                        slot::Event::SpawnFailed { misfit: false, jitter }
+                    }
+                }
+            }
+            Err(error) => {
+                use std::io::ErrorKind::{NotFound, PermissionDenied};
+                tracing::error!(worker = key.label(), %error, "cannot start its program");
+                let misfit = matches!(error.kind(), NotFound | PermissionDenied);
+                slot::Event::SpawnFailed { misfit, jitter }
+            }
+        };
+        self.step(key, event, now);
+    }
+
+    /// A process is gone: frees its slot, and answers whose jobs are to be given back.
+    pub(crate) fn reaped(&mut self, key: &Key, exit: Exit, tail: Option<String>, now: Mono) -> Option<Release> {
+        let clock = self.clock;
+        let policies = self.policies.clone();
+        let crew = self.crews.get_mut(&key.pool)?;
+        let hand = crew.hands.get(&key.number).filter(|hand| hand.key == *key)?;
+        let life = crew.pool.slots.get(&key.number).and_then(Slot::life);
+        let fate = life.and_then(|life| life.fate.clone());
+        if let Some(life) = life {
+            crew.past.0 += life.beat.done + life.beat.failed;
+            crew.past.1 += life.beat.busy_ms;
+        }
+        let running = hand.board.read().unwrap_or_default();
+        let release = (crew.plan.work != Work::Intake).then(|| Release {
+            worker: hand.id.clone(),
+            queues: crew.pool.shape.queues.clone(),
+            policies,
+            ending: Ending::Seen { exit, fate, running },
+            stderr_tail: tail,
+            clock,
+        });
+        self.step(key, slot::Event::Reaped { exit, jitter: jitter() }, now);
+        release
+    }
+
+    /// Cancels a job that a worker here runs.
+    pub(crate) fn cancel(&self, worker: &WorkerId, id: &roundsman_shared::names::JobId) {
+        let hands = self.crews.values().flat_map(|crew| crew.hands.values());
+        let Some(hand) = hands.into_iter().find(|hand| hand.id == *worker) else { return };
+        let posted = hand.board.read().unwrap_or_default();
+        if let (Some(posted), Some(child)) = (posted.iter().find(|posted| posted.id == *id), &hand.child) {
+            let (queue, id) = (posted.queue.to_string(), posted.id.to_string());
+            let _ = child.send(&ToChild::Cancel { queue, id });
+        }
+    }
+
+    /// Says something to every worker.
+    pub(crate) fn tell_all(&mut self, message: &ToChild) {
+        for hand in self.crews.values().flat_map(|crew| crew.hands.values()) {
+            let _ = hand.child.as_ref().is_some_and(|child| child.send(message));
+        }
+    }
+
+    /// Tells the policies of a queue, or of all, to those who serve them.
+    pub(crate) fn tell_policies(&self, changed: Option<&QueueName>) {
+        for crew in self.crews.values() {
+            let served = crew.pool.shape.queues.iter().filter(|queue| changed.is_none_or(|changed| changed == *queue));
+            let queues: BTreeMap<String, serde_json::Value> = served
+                .filter_map(|queue| Some((queue.to_string(), serde_json::to_value(self.policies.get(queue)?).ok()?)))
+                .collect();
+            if queues.is_empty() {
+                continue;
+            }
+            let message = ToChild::Policies { queues };
+            for hand in crew.hands.values() {
+                let _ = hand.child.as_ref().is_some_and(|child| child.send(&message));
+            }
+        }
+    }
+
+    /// Jobs that run here now.
+    #[must_use]
+    pub(crate) fn running(&self) -> u32 {
+        let lives = self.crews.values().flat_map(|crew| crew.pool.slots.values()).filter_map(Slot::life);
+        lives.map(|life| life.beat.running).sum()
+    }
+
+    /// What `status` shows.
+    #[must_use]
+    pub(crate) fn records(&self) -> Vec<PoolRecord> {
+        let shown = self.crews.iter().filter(|(_, crew)| crew.plan.work != Work::Intake);
+        shown.map(|(name, crew)| crew.record(name)).collect()
+    }
+
+    fn hand(&mut self, key: &Key) -> Option<&mut Hand> {
+        let hand = self.crews.get_mut(&key.pool)?.hands.get_mut(&key.number)?;
+        (hand.key == *key).then_some(hand)
+    }
+
+    fn carry_out(&mut self, pool: &Arc<str>, actions: Actions, now: Mono) {
+        for (number, action) in actions {
+            match action {
+                Action::Spawn => self.spawn(pool, number, now),
+                Action::Welcome => {
+                    let (clock, policies, store) = (self.clock, &self.policies, &self.store);
+                    let Some(crew) = self.crews.get(pool) else { continue };
+                    let Some(hand) = crew.hands.get(&number) else { continue };
+                    let assignment = crew.plan.assignment(store, policies, hand.id.clone(), clock);
+                    let work = serde_json::to_value(assignment).unwrap_or_default();
+                    self.send(pool, number, &ToChild::Welcome { v: VERSION, work }, now);
+                    if self.paused {
+                        self.send(pool, number, &ToChild::Pause, now);
+                    }
+                }
+                Action::Send(message) => self.send(pool, number, &message, now),
+                Action::Signal { group, signal } => {
+                    let child = self.crews.get(pool).and_then(|crew| crew.hands.get(&number)?.child.as_ref());
+                    if let Some(child) = child {
+                        child.signal(group, signal);
+                    }
+                }
+                Action::Ready => self.greet(pool, number, now),
+                Action::Died(death) => {
+                    self.budget.note(now, &death);
+                    let Some(crew) = self.crews.get_mut(pool) else { continue };
+                    let hand = crew.hands.remove(&number);
+                    let worker = format!("{pool}/{number}");
+                    let pid = hand.map_or(0, |hand| hand.pid);
+                    match (&death.fate, death.blame) {
+                        (_, slot::Blame::Nobody) => tracing::info!(worker, pid, exit = %death.exit, "it has ended"),
+                        (fate, _) => tracing::warn!(worker, pid, exit = %death.exit, ?fate, "it has died"),
+                    }
+                    if let Some(quarantine) = &crew.pool.quarantine {
+                        let why = &quarantine.why;
+                        tracing::error!(pool = &**pool, why, "the pool is quarantined: nothing is started, its jobs wait");
+                    }
+                }
+                Action::Note(text) => tracing::warn!(worker = format!("{pool}/{number}"), "{text}"),
+            }
+        }
+    }
+
+    fn send(&mut self, pool: &Arc<str>, number: u32, message: &ToChild, now: Mono) {
+        let Some(hand) = self.crews.get(pool).and_then(|crew| crew.hands.get(&number)) else { return };
+        let sent = hand.child.as_ref().is_none_or(|child| child.send(message));
+        if !sent {
+            let key = hand.key.clone();
+            self.step(&key, slot::Event::Hung { why: "it does not read its pipe" }, now);
+        }
+    }
+
+    /// A worker that becomes ready while work waits is woken for it.
+    fn greet(&mut self, pool: &Arc<str>, number: u32, now: Mono) {
+        let Some(crew) = self.crews.get(pool) else { return };
+        if crew.plan.work == Work::Intake || self.paused {
+            return;
+        }
+        let waits = |queue: &&QueueName| self.demand.get(*queue).is_some_and(|demand| demand.ready + demand.unmet > 0);
+        if let Some(queue) = crew.pool.shape.queues.iter().find(waits) {
+            let wake = ToChild::Wake { queue: queue.to_string() };
+            self.send(pool, number, &wake, now);
+        }
+    }
+
+    fn spawn(&mut self, pool: &Arc<str>, number: u32, now: Mono) {
+        let Some(crew) = self.crews.get_mut(pool) else { return };
+        let incarnation = crew.pool.slots.get(&number).map_or(0, |slot| slot.incarnation);
+        let key = Key { pool: pool.clone(), number, incarnation };
+        let nonce = random::bits();
+        let name = if crew.plan.work == Work::Intake { "intake" } else { &**pool };
+        let id = WorkerId::new(&format!("{}:{name}:{number}:{nonce:016x}", self.host));
+        let (Some(program), Ok(id), Ok(board)) = (crew.plan.program(&key.label()), id, Board::create()) else {
+            let event = slot::Event::SpawnFailed { misfit: false, jitter: jitter() };
+            return self.step(&key, event, now);
+        };
+        let launch = Launch { program, nonce, board: board.path() };
+        let hand = Hand { key: key.clone(), id, nonce, board, child: None, pid: 0, started: 0 };
+        crew.hands.insert(number, hand);
+        let answer = self.around.spawner.launch(launch);
+        let events = self.around.events.clone();
+        tokio::spawn(async move {
+            let started = answer.await.unwrap_or_else(|_| Err(std::io::Error::other("the spawning thread is gone")));
+            let _ = events.send(Event::Started { key, started }).await;
+        });
+    }
+}
+
+impl Crew {
+    fn new(plan: PoolPlan) -> Self {
+        let decision = Decision { target: plan.min, needed: 0, why: "nothing is known yet".to_owned(), saturated: false };
+        let pool = Pool::new(plan.shape());
+        Self { plan, pool, law: Law::default(), decision, hands: BTreeMap::new(), past: (0, 0), leaving: false }
+    }
+
+    fn lives(&self) -> impl Iterator<Item = &Life> {
+        self.pool.slots.values().filter_map(Slot::life)
+    }
+
+    fn decide(&mut self, now: Mono, demand: &BTreeMap<QueueName, Demand>, blind: bool) {
+        if self.plan.work == Work::Intake {
+            return;
+        }
+        let long = self.law.long_job(self.plan.target_wait);
+        let long_ms = u64::try_from(long.as_millis()).unwrap_or(u64::MAX);
+        let ran = |life: &Life, job: &RunningJob| {
+            job.ran.saturating_add(u64::try_from(now.since(life.heard).as_millis()).unwrap_or(0))
+        };
+        let is_held = |life: &&Life| {
+            let jobs = &life.beat.jobs;
+            jobs.len() >= usize::from(self.plan.slots) && jobs.iter().all(|job| ran(life, job) > long_ms)
+        };
+        let held = u32::try_from(self.lives().filter(is_held).count()).unwrap_or(u32::MAX);
+        let busy = u32::try_from(self.lives().filter(|life| life.beat.running > 0).count()).unwrap_or(u32::MAX);
+        let queues = || self.pool.shape.queues.iter().filter_map(|queue| demand.get(queue));
+        let inputs = Inputs {
+            ready: queues().map(|demand| demand.ready + demand.unmet).sum(),
+            enqueued: queues().map(|demand| demand.enqueued).sum(),
+            finished: self.past.0 + self.lives().map(|life| life.beat.done + life.beat.failed).sum::<u64>(),
+            busy_ms: self.past.1 + self.lives().map(|life| life.beat.busy_ms).sum::<u64>(),
+            held,
+            busy,
+            blind,
+        };
+        let PoolPlan { min, max, slots, target_wait, .. } = self.plan;
+        let before = self.decision.target;
+        self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
+        if self.decision.target != before {
+            tracing::debug!(target = self.decision.target, why = self.decision.why, "another number of workers");
+        }
+    }
+
+    fn record(&self, name: &str) -> PoolRecord {
+        let workers = self.hands.iter().filter_map(|(number, hand)| {
+            let life = self.pool.slots.get(number)?.life()?;
+            let job = |job: &RunningJob| JobRecord { queue: job.queue.clone(), id: job.id.clone(), attempt: job.attempt };
+            Some(WorkerRecord {
+                worker: hand.key.label(),
+                id: hand.id.clone(),
+                pid: hand.pid,
+                started: hand.started,
+                state: life.state().to_owned(),
+                jobs: life.beat.jobs.iter().map(job).collect(),
+                rss: life.beat.rss_kb * 1024,
+            })
+        });
+        PoolRecord {
+            pool: name.to_owned(),
+            desired: self.decision.target,
+            why: self.decision.why.clone(),
+            quarantined: self.pool.quarantine.as_ref().map(|quarantine| quarantine.why.clone()),
+            saturated: self.decision.saturated,
+            queues: self.pool.shape.queues.iter().map(ToString::to_string).collect(),
+            workers: workers.filter(|worker| worker.pid != 0).collect(),
+        }
+    }
+}
+
+fn jitter() -> f64 {
+    random::fraction() * 2.0 - 1.0
+}

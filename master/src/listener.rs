@@ -1,0 +1,255 @@
+//! The host's ear at the store: one for all queues that are served here. It tells the loop when there is work, and
+//! looks at every queue once a second in case a hint was lost.
+//!
+//! ```text
+//! hints of the store ──┐
+//! alarm: next due time ├─→ WorkDue, Cancel ─→ loop ─→ wake-ups
+//! pulse, once a second ┘─→ Pulse ───────────→ loop ─→ scaling, upkeep
+//! ```
+//!
+//! A pulse is also what is learned from an alarm that rang: the next due time of the queue. Pulses run beside the
+//! listening, one at a time a queue, so that a slow store delays no hint.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use roundsman_shared::clock::{Mono, StoreClock, StoreTime};
+use roundsman_shared::names::QueueName;
+use roundsman_shared::store::{Hint, Pulse, Store, StoreConfig, StoreError};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::alarm::Alarm;
+use crate::event::Event;
+
+/// Between two looks at everything.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two tries to open the store.
+const REOPEN: Duration = Duration::from_millis(500);
+/// Readings of the store's clock that are compared: the tightest counts.
+const READINGS: usize = 3;
+/// Orders that may wait.
+const ORDERS: usize = 64;
+
+/// What the loop asks of the listener.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Serve these queues from now on.
+    Queues(Vec<QueueName>),
+}
+
+/// Starts listening; the store is opened first, however long that takes.
+#[must_use]
+pub(crate) fn start(config: StoreConfig, host: String, queues: Vec<QueueName>, events: mpsc::Sender<Event>) -> mpsc::Sender<Order> {
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    tokio::spawn(async move {
+        let Some(store) = open(&config, &events).await else { return };
+        let Ok(alarm) = Alarm::new() else { return };
+        let _ = events.send(Event::Opened(store.clone())).await;
+        let listener = Listener {
+            store,
+            lease: config.lease,
+            host,
+            queues,
+            events,
+            alarm,
+            due: BTreeMap::new(),
+            readings: VecDeque::new(),
+            pulses: JoinSet::new(),
+            pulsing: BTreeSet::new(),
+            again: BTreeSet::new(),
+            blind: false,
+        };
+        listener.serve(inbox).await;
+    });
+    orders
+}
+
+async fn open(config: &StoreConfig, events: &mpsc::Sender<Event>) -> Option<Store> {
+    let mut told = false;
+    loop {
+        match Store::open(config).await {
+            Ok(store) => return Some(store),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::NearLimit(_))) => {
+                if !told {
+                    tracing::warn!(%error, "waiting for the store");
+                    let _ = events.send(Event::Blind(true)).await;
+                    told = true;
+                }
+                tokio::time::sleep(REOPEN).await;
+                if events.is_closed() {
+                    return None;
+                }
+            }
+            Err(error) => {
+                let _ = events.send(Event::Unfit(error.to_string())).await;
+                return None;
+            }
+        }
+    }
+}
+
+struct Listener {
+    store: Store,
+    lease: Duration,
+    host: String,
+    queues: Vec<QueueName>,
+    events: mpsc::Sender<Event>,
+    alarm: Alarm,
+    /// When the next job of a queue falls due.
+    due: BTreeMap<QueueName, StoreTime>,
+    readings: VecDeque<StoreClock>,
+    pulses: JoinSet<(QueueName, Mono, Mono, Result<Pulse, StoreError>)>,
+    pulsing: BTreeSet<QueueName>,
+    /// Queues to look at again once the present look is over.
+    again: BTreeSet<QueueName>,
+    blind: bool,
+}
+
+impl Listener {
+    async fn serve(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut hints = None;
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.alarm.rings() => self.rang().await,
+                hint = hear(&mut hints) => match hint {
+                    Some(hint) => self.hint(hint).await,
+                    None => hints = None,
+                },
+                Some(Ok((queue, sent, received, answer))) = self.pulses.join_next(), if !self.pulses.is_empty() => {
+                    self.looked(queue, sent, received, answer).await;
+                }
+                order = orders.recv() => match order {
+                    None => return,
+                    Some(Order::Queues(queues)) => {
+                        self.due.retain(|queue, _| queues.contains(queue));
+                        self.queues = queues;
+                        hints = None;
+                        self.look_at_all();
+                    }
+                },
+                _ = tick.tick() => {
+                    if hints.is_none() && !self.blind && !self.queues.is_empty() {
+                        hints = self.store.listen(&self.queues, &self.host).await.ok();
+                    }
+                    self.look_at_all();
+                }
+            }
+            self.set_alarm();
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        for queue in self.queues.clone() {
+            self.look(queue);
+        }
+    }
+
+    fn look(&mut self, queue: QueueName) {
+        if !self.pulsing.insert(queue.clone()) {
+            self.again.insert(queue);
+            return;
+        }
+        let (store, lease) = (self.store.clone(), self.lease);
+        self.pulses.spawn(async move {
+            let sent = Mono::now();
+            let answer = store.pulse(&queue, lease).await;
+            (queue, sent, Mono::now(), answer)
+        });
+    }
+
+    async fn looked(&mut self, queue: QueueName, sent: Mono, received: Mono, answer: Result<Pulse, StoreError>) {
+        self.pulsing.remove(&queue);
+        if !self.queues.contains(&queue) {
+            return;
+        }
+        match answer {
+            Ok(pulse) => {
+                self.see(false).await;
+                let clock = StoreClock { reading: pulse.now, sent, received };
+                self.readings.push_back(clock);
+                if self.readings.len() > READINGS {
+                    self.readings.pop_front();
+                }
+                match pulse.next_due.filter(|_| !pulse.paused) {
+                    Some(due) => self.due.insert(queue.clone(), due),
+                    None => self.due.remove(&queue),
+                };
+                if self.again.remove(&queue) {
+                    self.look(queue.clone());
+                }
+                let _ = self.events.send(Event::Pulse { queue, pulse, clock }).await;
+            }
+            Err(error) => {
+                self.again.remove(&queue);
+                tracing::debug!(%queue, %error, "a look failed");
+                self.see(!matches!(error, StoreError::NearLimit(_) | StoreError::Corrupt(_))).await;
+            }
+        }
+    }
+
+    async fn see(&mut self, blind: bool) {
+        if self.blind != blind {
+            self.blind = blind;
+            let _ = self.events.send(Event::Blind(blind)).await;
+        }
+    }
+
+    async fn hint(&mut self, hint: Hint) {
+        match hint {
+            Hint::Work { queue, due, next_due } => {
+                if let Some(next) = next_due {
+                    let known = self.due.entry(queue.clone()).or_insert(next);
+                    *known = next.min(*known);
+                    if self.readings.is_empty() {
+                        self.look(queue.clone());
+                    }
+                }
+                if due > 0 {
+                    let _ = self.events.send(Event::WorkDue { queue, count: u64::from(due) }).await;
+                }
+            }
+            Hint::Cancel { worker, id } => {
+                let _ = self.events.send(Event::Cancel { worker, id }).await;
+            }
+            Hint::Changed { queue } => self.look(queue),
+            Hint::Lost => self.look_at_all(),
+        }
+    }
+
+    /// When a moment of the store's clock has surely come, by the tightest of the latest readings.
+    fn when(&self, due: StoreTime) -> Option<Mono> {
+        self.readings.iter().map(|reading| reading.when(due)).min()
+    }
+
+    fn set_alarm(&mut self) {
+        let first = self.due.values().min().copied();
+        let at = first.and_then(|due| self.when(due));
+        self.alarm.set(at);
+    }
+
+    async fn rang(&mut self) {
+        let now = Mono::now();
+        let due: Vec<QueueName> = self
+            .due
+            .iter()
+            .filter(|(_, due)| self.when(**due).is_some_and(|at| at <= now))
+            .map(|(queue, _)| queue.clone())
+            .collect();
+        for queue in due {
+            self.due.remove(&queue);
+            let _ = self.events.send(Event::WorkDue { queue: queue.clone(), count: 1 }).await;
+            self.look(queue);
+        }
+    }
+}
+
+async fn hear(hints: &mut Option<mpsc::Receiver<Hint>>) -> Option<Hint> {
+    match hints {
+        Some(hints) => hints.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,53 @@
+//! The workers that an earlier master of this host left behind. Their jobs are given back when they are really gone, told
+//! by pid and start time; until then they finish what they run.
+
+use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::store::Store;
+use tokio::sync::mpsc;
+
+use crate::event::Event;
+use crate::registry::{HostRecord, start_time};
+
+/// Reads the entry that the earlier master left, and watches who still lives. A lost entry costs time only: leases lapse.
+pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event>) {
+    let records = store.hosts().await.unwrap_or_default();
+    let ours = records
+        .iter()
+        .filter_map(|text| serde_json::from_str::<HostRecord>(text).ok())
+        .find(|record| record.host == host);
+    for pool in ours.map(|record| record.pools).unwrap_or_default() {
+        let queues: Vec<QueueName> = pool.queues.iter().filter_map(|name| QueueName::new(name).ok()).collect();
+        for worker in pool.workers {
+            tokio::spawn(watch(worker.id, worker.pid, worker.started, queues.clone(), events.clone()));
+        }
+    }
+    let _ = events.send(Event::Adopted).await;
+}
+
+async fn watch(worker: WorkerId, pid: u32, started: u64, queues: Vec<QueueName>, events: mpsc::Sender<Event>) {
+    if started != 0 {
+        ended(pid, started).await;
+    }
+    let _ = events.send(Event::OrphanGone { worker, queues }).await;
+}
+
+/// Waits until the process is gone. It need not be our child.
+async fn ended(pid: u32, started: u64) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let Some(handle) = raw.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+        // The handle holds whoever owned the pid when it was opened: compare after opening.
+        if start_time(pid) != started {
+            return;
+        }
+        if let Ok(handle) = crate::watch::for_reading(handle) {
+            let _ = handle.readable().await;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    while start_time(pid) == started {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}

@@ -1,0 +1,238 @@
+//! From settings to what is to run: pools with their shapes, the programs of their workers and what each is told.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use roundsman_shared::assignment::{Assignment, HandlerSpec, StoreAddress};
+use roundsman_shared::clock::StoreClock;
+use roundsman_shared::job::Policy;
+use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
+use roundsman_shared::settings::{Handler, PoolQueues, PoolRun, PoolSettings, Settings, StoreUrl};
+use roundsman_shared::store::{StoreConfig, StorePlace};
+
+use crate::pool::Shape;
+use crate::spawn::Program;
+
+/// The pool of the process that takes in what came by other ways; no pool of the user's has this name.
+pub(crate) const INTAKE: &str = "(intake)";
+/// In an ordered list each queue has so many times the share of the next.
+const ORDER_FACTOR: u32 = 10;
+const MOST_SHARE: u32 = 10_000;
+
+/// Everything that is to run here.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plan {
+    pub store: StoreConfig,
+    pub pools: BTreeMap<String, PoolPlan>,
+    /// The policies of all queues that settings name, before live settings.
+    pub policies: BTreeMap<QueueName, Policy>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PoolPlan {
+    pub work: Work,
+    /// With their shares of a worker's time.
+    pub queues: Vec<(QueueName, u32)>,
+    pub min: u32,
+    pub max: u32,
+    pub slots: u16,
+    pub target_wait: Duration,
+    pub grace: Duration,
+    pub max_memory: Option<u64>,
+    pub max_jobs: u64,
+    pub detection: roundsman_shared::settings::Detection,
+}
+
+/// What its workers are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Work {
+    Handler(HandlerSpec),
+    Command(Vec<String>),
+    Intake,
+    /// This version cannot run it.
+    Unserved(String),
+}
+
+impl Plan {
+    /// Works it out.
+    ///
+    /// # Errors
+    /// When a name of the settings is none for the store, which the settings' own check rules out.
+    pub(crate) fn of(settings: &Settings) -> Result<Self, NameError> {
+        let place = match &settings.store.url {
+            StoreUrl::Redis { url } => StorePlace::Redis(url.expose().to_owned()),
+            StoreUrl::Sqlite { path } => StorePlace::Sqlite(path.clone()),
+        };
+        let namespace = Namespace::new(&settings.store.namespace)?;
+        let store = StoreConfig { place, namespace, lease: settings.store.lease };
+        let mut pools = BTreeMap::new();
+        for (name, pool) in &settings.pools {
+            if pool.foreign.is_some() {
+                tracing::warn!(pool = name, "pools with demand are not served yet; this one is left out");
+                continue;
+            }
+            pools.insert(name.clone(), PoolPlan::of(pool)?);
+        }
+        let mut policies = BTreeMap::new();
+        for (name, policy) in &settings.queues {
+            policies.insert(QueueName::new(name)?, policy.clone());
+        }
+        if matches!(store.place, StorePlace::Redis(_)) {
+            pools.insert(INTAKE.to_owned(), PoolPlan::intake(policies.keys()));
+        }
+        Ok(Self { store, pools, policies })
+    }
+
+    /// Every queue that is served here, sorted.
+    #[must_use]
+    pub(crate) fn queues(&self) -> Vec<QueueName> {
+        let pools = self.pools.values().filter(|pool| pool.work != Work::Intake);
+        let mut all: Vec<QueueName> = pools.flat_map(|pool| pool.queues.iter().map(|(queue, _)| queue.clone())).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+impl PoolPlan {
+    fn of(pool: &PoolSettings) -> Result<Self, NameError> {
+        let work = match &pool.run {
+            PoolRun::Command(command) => Work::Command(command.clone()),
+            PoolRun::Handler(Handler::Stdout) => Work::Handler(HandlerSpec::Stdout),
+            PoolRun::Handler(Handler::Exec(program)) => {
+                Work::Handler(HandlerSpec::Exec { command: program.command.clone(), env: program.env.clone() })
+            }
+            PoolRun::Handler(Handler::Stream(program)) => {
+                Work::Handler(HandlerSpec::Stream { command: program.command.clone(), env: program.env.clone() })
+            }
+            PoolRun::Handler(Handler::Http(_)) => Work::Unserved("http".to_owned()),
+            PoolRun::Handler(Handler::Amqp(_)) => Work::Unserved("amqp".to_owned()),
+            PoolRun::Handler(Handler::Redis(_)) => Work::Unserved("redis".to_owned()),
+            PoolRun::Handler(Handler::Tcp { .. }) => Work::Unserved("tcp".to_owned()),
+        };
+        Ok(Self {
+            work,
+            queues: shares(&pool.queues)?,
+            min: pool.min_workers,
+            max: pool.max_workers_total.unwrap_or(u32::MAX).min(pool.max_workers),
+            slots: pool.slots,
+            target_wait: pool.target_wait,
+            grace: pool.grace,
+            max_memory: pool.max_memory,
+            max_jobs: pool.max_jobs.unwrap_or(0),
+            detection: pool.detection,
+        })
+    }
+
+    fn intake<'a>(queues: impl Iterator<Item = &'a QueueName>) -> Self {
+        Self {
+            work: Work::Intake,
+            queues: queues.map(|queue| (queue.clone(), 1)).collect(),
+            min: 1,
+            max: 1,
+            slots: 0,
+            target_wait: Duration::from_secs(1),
+            grace: Duration::from_secs(5),
+            max_memory: None,
+            max_jobs: 0,
+            detection: roundsman_shared::settings::Detection {
+                suspect: Duration::from_millis(3500),
+                silence: Duration::from_secs(10),
+                frozen: Duration::from_secs(15),
+            },
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            queues: self.queues.iter().map(|(queue, _)| queue.clone()).collect(),
+            max: self.max,
+            slots: self.slots,
+            detection: self.detection,
+            grace: self.grace,
+            max_memory: self.max_memory,
+        }
+    }
+
+    /// Whether workers that were started with `old` are still what is wanted.
+    #[must_use]
+    pub(crate) fn keeps_workers_of(&self, old: &Self) -> bool {
+        (&self.work, &self.queues, self.slots, self.max_jobs) == (&old.work, &old.queues, old.slots, old.max_jobs)
+    }
+
+    /// What a worker with this label is started as.
+    #[must_use]
+    pub(crate) fn program(&self, label: &str) -> Option<Program> {
+        let own = |arguments: &[&str]| Program::Own { arguments: arguments.iter().map(|&it| it.to_owned()).collect() };
+        match &self.work {
+            Work::Handler(_) => Some(own(&["worker", label])),
+            Work::Intake => Some(own(&["intake"])),
+            Work::Command(command) => Some(Program::Command(command.clone())),
+            Work::Unserved(_) => None,
+        }
+    }
+
+    /// What a worker is told.
+    #[must_use]
+    pub(crate) fn assignment(
+        &self,
+        store: &StoreConfig,
+        policies: &BTreeMap<QueueName, Policy>,
+        worker: WorkerId,
+        clock: Option<StoreClock>,
+    ) -> Assignment {
+        let address = match &store.place {
+            StorePlace::Redis(url) => StoreAddress::Redis(url.clone()),
+            StorePlace::Sqlite(path) => StoreAddress::Sqlite(path.clone()),
+        };
+        let handler = match &self.work {
+            Work::Handler(handler) => Some(handler.clone()),
+            Work::Command(_) | Work::Intake | Work::Unserved(_) => None,
+        };
+        let policy = |(queue, _): &(QueueName, u32)| Some((queue.clone(), policies.get(queue)?.clone()));
+        Assignment {
+            worker,
+            store: address,
+            namespace: store.namespace.clone(),
+            lease: store.lease,
+            queues: self.queues.clone(),
+            policies: self.queues.iter().filter_map(policy).collect(),
+            slots: usize::from(self.slots),
+            max_jobs: self.max_jobs,
+            handler,
+            clock,
+        }
+    }
+}
+
+/// The order of a list as shares: the earlier has most of the time, and no queue none.
+fn shares(queues: &PoolQueues) -> Result<Vec<(QueueName, u32)>, NameError> {
+    match queues {
+        PoolQueues::Shares(shares) => {
+            shares.iter().map(|(name, share)| Ok((QueueName::new(name)?, *share))).collect()
+        }
+        PoolQueues::Ordered(names) => {
+            let share = |place: usize| {
+                let after = u32::try_from(names.len() - 1 - place).unwrap_or(u32::MAX);
+                ORDER_FACTOR.saturating_pow(after).min(MOST_SHARE)
+            };
+            names.iter().enumerate().map(|(place, name)| Ok((QueueName::new(name)?, share(place)))).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_a_fall_of_shares() {
+        let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let read = shares(&PoolQueues::Ordered(names)).unwrap();
+        assert_eq!(read.iter().map(|(_, share)| *share).collect::<Vec<_>>(), [100, 10, 1]);
+        let long: Vec<String> = (0..20).map(|n| format!("q{n}")).collect();
+        let read = shares(&PoolQueues::Ordered(long)).unwrap();
+        assert_eq!((read[0].1, read[19].1), (MOST_SHARE, 1));
+    }
+}

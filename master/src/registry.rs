@@ -1,0 +1,189 @@
+//! This host's entry in the store's registry: what `status` shows of it, and what the next master needs to know of the
+//! workers of this one.
+
+use std::time::Duration;
+
+use roundsman_shared::clock::Mono;
+use roundsman_shared::names::WorkerId;
+use serde::{Deserialize, Serialize};
+
+/// Written so often even without news.
+const RENEW: Duration = Duration::from_secs(5);
+/// Written at most so often with news.
+const NEWS: Duration = Duration::from_millis(200);
+/// The entry is forgotten when it is not renewed for so long.
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostRecord {
+    pub host: String,
+    pub supervisor: PidRecord,
+    pub master: MasterRecord,
+    pub pools: Vec<PoolRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PidRecord {
+    pub pid: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MasterRecord {
+    pub pid: u32,
+    /// Unix milliseconds.
+    pub since: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PoolRecord {
+    pub pool: String,
+    pub desired: u32,
+    pub why: String,
+    /// Why nothing is started any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub saturated: bool,
+    /// Sorted, so that a later master knows where the jobs of its workers lie.
+    #[serde(default)]
+    pub queues: Vec<String>,
+    pub workers: Vec<WorkerRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerRecord {
+    /// `POOL/NUMBER`
+    pub worker: String,
+    pub id: WorkerId,
+    pub pid: u32,
+    /// The start time of the process in clock ticks since boot, which tells it from a later one with its pid.
+    #[serde(default)]
+    pub started: u64,
+    pub state: String,
+    pub jobs: Vec<JobRecord>,
+    /// In bytes.
+    pub rss: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobRecord {
+    pub queue: String,
+    pub id: String,
+    pub attempt: u32,
+}
+
+/// When to write.
+#[derive(Debug, Default)]
+pub(crate) struct Schedule {
+    written: Option<(Mono, String)>,
+    going: bool,
+}
+
+impl Schedule {
+    /// What is to be written now, if anything.
+    pub(crate) fn due(&mut self, now: Mono, record: impl FnOnce() -> HostRecord) -> Option<String> {
+        if self.going {
+            return None;
+        }
+        let age = self.written.as_ref().map(|(at, _)| now.since(*at));
+        if age.is_some_and(|age| age < NEWS) {
+            return None;
+        }
+        let text = serde_json::to_string(&record()).ok()?;
+        let news = self.written.as_ref().is_none_or(|(_, last)| without_rss(last) != without_rss(&text));
+        if !news && age.is_some_and(|age| age < RENEW) {
+            return None;
+        }
+        self.going = true;
+        self.written = Some((now, text.clone()));
+        Some(text)
+    }
+
+    pub(crate) fn done(&mut self) {
+        self.going = false;
+    }
+}
+
+/// Memory changes all the time and is no news.
+fn without_rss(record: &str) -> String {
+    let mut pieces = record.split("\"rss\":");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| text + piece.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// The start time of a process, as [`WorkerRecord::started`] has it; zero when it is gone or a zombie, or where the
+/// system does not tell.
+#[must_use]
+pub(crate) fn start_time(pid: u32) -> u64 {
+    let Ok(line) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return 0 };
+    // The name, in parentheses, may itself hold blanks and parentheses.
+    let Some((_, rest)) = line.rsplit_once(')') else { return 0 };
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    if matches!(fields.first(), Some(&("Z" | "X"))) {
+        return 0;
+    }
+    fields.get(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Mono {
+        Mono::from_nanos(ms * 1_000_000)
+    }
+
+    fn record(state: &str, rss: u64) -> HostRecord {
+        let worker = WorkerRecord {
+            worker: "mail/1".into(),
+            id: WorkerId::new("box:mail:1:ab").unwrap(),
+            pid: 9,
+            started: 5,
+            state: state.into(),
+            jobs: vec![JobRecord { queue: "q".into(), id: "a".into(), attempt: 1 }],
+            rss,
+        };
+        HostRecord {
+            host: "box".into(),
+            supervisor: PidRecord { pid: 7 },
+            master: MasterRecord { pid: 8, since: 1 },
+            pools: vec![PoolRecord {
+                pool: "mail".into(),
+                desired: 1,
+                why: "w".into(),
+                quarantined: None,
+                saturated: false,
+                queues: vec!["q".into()],
+                workers: vec![worker],
+            }],
+        }
+    }
+
+    #[test]
+    fn it_is_written_on_news_and_now_and_then() {
+        let mut schedule = Schedule::default();
+        assert!(schedule.due(at(0), || record("idle", 1)).is_some());
+        assert!(schedule.due(at(300), || record("busy", 1)).is_none(), "one write at a time");
+        schedule.done();
+        assert!(schedule.due(at(150), || record("busy", 1)).is_none());
+        assert!(schedule.due(at(201), || record("busy", 1)).is_some());
+        schedule.done();
+        assert!(schedule.due(at(3000), || record("busy", 2)).is_none(), "memory is no news");
+        assert!(schedule.due(at(5202), || record("busy", 2)).is_some());
+    }
+
+    #[test]
+    fn the_shape_is_the_one_of_status() {
+        let json = serde_json::to_value(record("idle", 4096)).unwrap();
+        assert_eq!(json["pools"][0]["workers"][0]["rss"], 4096);
+        assert_eq!(json["pools"][0].get("quarantined"), None);
+        assert_eq!(serde_json::from_value::<HostRecord>(json).unwrap(), record("idle", 4096));
+    }
+
+    #[test]
+    fn processes_are_told_apart_by_their_start() {
+        let own = start_time(std::process::id());
+        assert!(cfg!(not(target_os = "linux")) || own > 0);
+        assert_eq!(start_time(u32::MAX), 0);
+    }
+}

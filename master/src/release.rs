@@ -1,0 +1,240 @@
+//! Gives the jobs of a worker that is gone back to their queues, each with the outcome that it deserves.
+//!
+//! Which jobs: the store knows (what the worker holds under lease). Which of them it ran: the board says. The work is
+//! remembered until it is done, however long the store is away.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use roundsman_shared::board::Posted;
+use roundsman_shared::clock::StoreClock;
+use roundsman_shared::clock::{Mono, wall_micros};
+use roundsman_shared::exit;
+use roundsman_shared::job::{Outcome, Policy, Run, Spec, settle};
+use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::store::{Answer, Held, MAX_BATCH, Retention, SettleRequest, Store, StoreError};
+
+use crate::random;
+use crate::slot::{Exit, Fate};
+
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_CAP: Duration = Duration::from_secs(1);
+
+/// How the worker came to be gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// We saw it: how it ended, and why if we ended it.
+    Seen { exit: Exit, fate: Option<Fate>, running: Vec<Posted> },
+    /// It outlived an earlier master, and nobody saw its end.
+    Unseen,
+    /// Its lease lapsed: its host is gone, or cut off.
+    Lapsed,
+}
+
+/// Whose jobs are to be given back.
+#[derive(Debug, Clone)]
+pub(crate) struct Release {
+    pub worker: WorkerId,
+    pub queues: Vec<QueueName>,
+    pub policies: BTreeMap<QueueName, Policy>,
+    pub ending: Ending,
+    pub stderr_tail: Option<String>,
+    pub clock: Option<StoreClock>,
+}
+
+impl Release {
+    /// Does it, and answers how many jobs of each queue may run again. Returns only when it is done.
+    pub(crate) async fn run(&self, store: &Store) -> BTreeMap<QueueName, u64> {
+        let mut returned = BTreeMap::new();
+        for queue in &self.queues {
+            let mut pause = RETRY_FIRST;
+            loop {
+                match self.release(store, queue).await {
+                    Ok(count) => {
+                        if count > 0 {
+                            returned.insert(queue.clone(), count);
+                        }
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(worker = %self.worker, %queue, %error, "releasing its jobs failed; trying again");
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(RETRY_CAP);
+                    }
+                }
+            }
+        }
+        returned
+    }
+
+    async fn release(&self, store: &Store, queue: &QueueName) -> Result<u64, StoreError> {
+        let policy = self.policies.get(queue).cloned().unwrap_or_default();
+        let mut returned = 0;
+        loop {
+            let held = store.unacked(queue, &self.worker).await?;
+            if held.is_empty() {
+                return Ok(returned);
+            }
+            for batch in held.chunks(MAX_BATCH) {
+                let settlements = batch.iter().map(|held| self.settlement(held, &policy)).collect();
+                let request = SettleRequest {
+                    queue: queue.clone(),
+                    worker: self.worker.clone(),
+                    settlements,
+                    retention: Retention::from(&policy),
+                    only_if_lapsed: self.ending == Ending::Lapsed,
+                };
+                let answers = store.settle(&request).await?;
+                let done = answers.iter().filter(|answer| **answer == Answer::Ok).count();
+                if done == 0 {
+                    // Somebody else was faster, or the lease is good again.
+                    return Ok(returned);
+                }
+                returned += done as u64;
+            }
+        }
+    }
+
+    fn settlement(&self, held: &Held, policy: &Policy) -> roundsman_shared::job::Settlement {
+        let (spec, outcome) = match held.delivery.record.decode() {
+            Ok(spec) => (spec, self.outcome(held)),
+            Err(error) => (Spec::bare(false, "null".to_owned()), Outcome::Dead { error: error.to_string() }),
+        };
+        let now = self.clock.map_or_else(|| wall_micros() / 1000, |clock| clock.at_least(Mono::now()).as_millis());
+        let charged = !matches!(outcome, Outcome::GiveBack);
+        let run = Run {
+            worker: self.worker.clone(),
+            started: held.started,
+            ended: now,
+            stderr_tail: self.stderr_tail.clone().filter(|_| charged),
+        };
+        settle(&held.delivery, &spec, outcome, &run, policy, random::fraction())
+    }
+
+    /// What the end of the worker means for a job that it held.
+    fn outcome(&self, held: &Held) -> Outcome {
+        let (exit, fate, running) = match &self.ending {
+            Ending::Lapsed => return Outcome::Lapsed,
+            Ending::Unseen if held.started.is_some() => {
+                return Outcome::Killed { cause: "its worker ended while no master watched".to_owned() };
+            }
+            Ending::Unseen => return Outcome::GiveBack,
+            Ending::Seen { exit, fate, running } => (*exit, fate, running),
+        };
+        let delivery = &held.delivery;
+        let ran = running.iter().any(|posted| {
+            posted.queue == delivery.queue && posted.id == delivery.id && posted.token == delivery.token
+        });
+        if !ran {
+            return Outcome::GiveBack;
+        }
+        match (fate, exit) {
+            (Some(Fate::TimedOut { jobs }), _) => {
+                let own = |(queue, id): &(String, String)| {
+                    queue == delivery.queue.as_str() && id == delivery.id.as_str()
+                };
+                if jobs.iter().any(own) {
+                    let error = "it went on after its timeout, and its worker was killed for it".to_owned();
+                    Outcome::TimedOut { error }
+                } else {
+                    Outcome::GiveBack
+                }
+            }
+            (Some(Fate::Stalled { why }), _) => Outcome::Crashed { cause: format!("stalled: {why}") },
+            (Some(Fate::Retired | Fate::Unready { .. }), _) | (None, Exit::Code(0)) => Outcome::GiveBack,
+            (None, Exit::Signal(9)) => {
+                Outcome::Killed { cause: "its worker was killed from outside (signal SIGKILL)".to_owned() }
+            }
+            (None, Exit::Code(code)) if code == i32::from(exit::TRY_AGAIN) => {
+                Outcome::Killed { cause: "its worker left because it could not renew its lease".to_owned() }
+            }
+            // The pool is at fault, not the job.
+            (None, Exit::Code(64 | 78 | 126 | 127)) => Outcome::GiveBack,
+            (None, exit) => Outcome::Crashed { cause: exit.to_string() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roundsman_shared::clock::StoreTime;
+    use roundsman_shared::job::record::{Record, encode};
+    use roundsman_shared::job::settle::Delivery;
+    use roundsman_shared::job::{Progress, Settlement};
+    use roundsman_shared::names::JobId;
+    use roundsman_shared::store::Held;
+
+    use super::*;
+
+    fn queue() -> QueueName {
+        QueueName::new("q").unwrap()
+    }
+
+    fn held(id: &str, token: i64) -> Held {
+        let record = Record::stamp(StoreTime::from_millis(900), &encode(&Spec::bare(false, "1".into())));
+        let (due, progress) = (StoreTime::from_millis(1000), Progress::default());
+        let delivery = Delivery { queue: queue(), id: JobId::new(id).unwrap(), token, due, record, progress };
+        Held { delivery, started: Some(1001), deadline: None }
+    }
+
+    fn release(ending: Ending) -> Release {
+        Release {
+            worker: WorkerId::new("h:p:1:x").unwrap(),
+            queues: vec![queue()],
+            policies: BTreeMap::new(),
+            ending,
+            stderr_tail: Some("the end".into()),
+            clock: None,
+        }
+    }
+
+    fn seen(exit: Exit, fate: Option<Fate>) -> Release {
+        let running = vec![Posted { queue: queue(), id: JobId::new("a").unwrap(), token: 7 }];
+        release(Ending::Seen { exit, fate, running })
+    }
+
+    fn said(outcome: &Outcome) -> String {
+        match outcome {
+            Outcome::Crashed { cause } => format!("crashed: {cause}"),
+            Outcome::Killed { cause } => format!("killed: {cause}"),
+            Outcome::TimedOut { .. } => "timed out".into(),
+            Outcome::GiveBack => "given back".into(),
+            Outcome::Lapsed => "lapsed".into(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_end_has_its_outcome() {
+        let timed_out = |id: &str| Some(Fate::TimedOut { jobs: vec![("q".into(), id.into())] });
+        let stalled = Some(Fate::Stalled { why: "no sign of life".into() });
+        for (exit, fate, expected) in [
+            (Exit::Signal(6), None, "crashed: signal SIGABRT"),
+            (Exit::Code(3), None, "crashed: exit code 3"),
+            (Exit::Signal(9), None, "killed: its worker was killed from outside (signal SIGKILL)"),
+            (Exit::Code(75), None, "killed: its worker left because it could not renew its lease"),
+            (Exit::Code(0), None, "given back"),
+            (Exit::Code(127), None, "given back"),
+            (Exit::Signal(9), Some(Fate::Retired), "given back"),
+            (Exit::Signal(9), timed_out("a"), "timed out"),
+            (Exit::Signal(6), timed_out("another"), "given back"),
+            (Exit::Signal(6), stalled, "crashed: stalled: no sign of life"),
+        ] {
+            let release = seen(exit, fate);
+            assert_eq!(said(&release.outcome(&held("a", 7))), expected, "{exit}");
+            assert_eq!(said(&release.outcome(&held("b", 7))), "given back", "{exit}");
+            assert_eq!(said(&release.outcome(&held("a", 8))), "given back", "{exit}: another delivery");
+        }
+        assert_eq!(said(&release(Ending::Lapsed).outcome(&held("a", 7))), "lapsed");
+        assert!(said(&release(Ending::Unseen).outcome(&held("a", 7))).starts_with("killed"));
+        assert_eq!(said(&release(Ending::Unseen).outcome(&Held { started: None, ..held("a", 7) })), "given back");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_dead() {
+        let mut broken = held("a", 7);
+        broken.delivery.record = Record::new("nonsense".into());
+        let settled: Settlement = seen(Exit::Code(0), None).settlement(&broken, &Policy::default());
+        assert_eq!(settled.event, roundsman_shared::job::lifecycle::Event::AckDead);
+    }
+}

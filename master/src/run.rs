@@ -1,0 +1,456 @@
+//! The one loop of a master: waits for what happens, steps the cores, carries out what they decide.
+//!
+//! ```text
+//! supervisor ⇄ parent ─┐                       ┌─→ child (pipes, signals) ⇄ worker
+//! store → listener ────┼─→ events → THE LOOP ──┼─→ spawn (one thread)
+//! child: lines, exits ─┘                       └─→ release, upkeep, registry → store
+//! ```
+//!
+//! Whatever may take time runs beside the loop and comes back as an event, so that a slow store or a child that does
+//! not read its pipe never delays the watching of the others. When the loop itself was late, by overload or because the
+//! whole process was stopped, every deadline moves by as much: nobody is judged for a time in which nobody looked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use roundsman_shared::clock::{Mono, Wall};
+use roundsman_shared::exit;
+use roundsman_shared::launch::MasterStart;
+use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::protocol::{Beat, Doing, FromChild, StopMode, ToChild};
+use roundsman_shared::settings::{LoadInput, Settings};
+use roundsman_shared::store::{HostBeat, Pulse, Retention, Store};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::child::Surroundings;
+use crate::event::Event;
+use crate::fleet::{Demand, Fleet};
+use crate::listener::{self, Order};
+use crate::orphans;
+use crate::parent::Parent;
+use crate::plan::Plan;
+use crate::registry::{self, HostRecord, MasterRecord, PidRecord, Schedule};
+use crate::release::{Ending, Release};
+use crate::slot;
+use crate::spawn::Spawner;
+use crate::stderr::Sink;
+use crate::upkeep::{self, Upkeep};
+
+/// Events that may wait; their senders wait then, which slows down who floods us.
+const EVENTS: usize = 1024;
+/// Between two beats to the supervisor, and two looks at everything.
+const TICK: Duration = Duration::from_secs(1);
+/// The loop is late when it looks so much later than it meant to.
+const LATE: Duration = Duration::from_millis(100);
+/// A start that the budget refused is tried again so much later.
+const RETRY_STARTS: Duration = Duration::from_millis(100);
+/// After the last worker has gone, what is still to be given back is waited for so long.
+const LAST_RELEASES: Duration = Duration::from_secs(5);
+/// To take this host out of the registry.
+const LEAVE: Duration = Duration::from_secs(1);
+/// Orphans let their jobs end by their own timeouts; nothing has a longer one.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// The settings as they stand now.
+///
+/// # Errors
+/// In words, when they are wrong.
+pub(crate) fn plan(start: &MasterStart) -> Result<Plan, String> {
+    let mut input = LoadInput::capture().map_err(|error| error.to_string())?;
+    input.config.clone_from(&start.flags.config);
+    input.overrides.clone_from(&start.flags.overrides);
+    let loaded = Settings::load(&input).map_err(|error| error.to_string())?;
+    Plan::of(&loaded.settings).map_err(|error| error.to_string())
+}
+
+/// Runs the fleet until it is told to stop; answers the exit code.
+pub(crate) async fn serve(start: MasterStart, plan: Plan, parent: Parent, input: &LoadInput) -> io::Result<u8> {
+    let (events, inbox) = mpsc::channel(EVENTS);
+    let spawner = Spawner::start(&input.environment)?;
+    let around = Surroundings { events: events.clone(), spawner, sink: Sink::start()? };
+    let queues = plan.queues();
+    let orders = listener::start(plan.store.clone(), start.host.clone(), queues.clone(), events.clone());
+    let now = Mono::now();
+    let master = Master {
+        fleet: Fleet::new(start.host.clone(), &plan, around.clone(), now),
+        start,
+        plan,
+        parent,
+        around,
+        orders,
+        store: None,
+        waiting: Vec::new(),
+        releasing: BTreeSet::new(),
+        upkeep: Upkeep::default(),
+        live: BTreeMap::new(),
+        registry: Schedule::default(),
+        adopted: false,
+        since: Wall::now(),
+        ticks: 0,
+        stopping: None,
+    };
+    master.run(inbox).await
+}
+
+struct Stopping {
+    code: u8,
+    /// Give up on what is still running.
+    release: Option<Mono>,
+    /// Since when nobody is left.
+    empty: Option<Mono>,
+}
+
+struct Master {
+    start: MasterStart,
+    plan: Plan,
+    fleet: Fleet,
+    parent: Parent,
+    around: Surroundings,
+    orders: mpsc::Sender<Order>,
+    store: Option<Store>,
+    /// Releases that wait for the store to be opened.
+    waiting: Vec<Release>,
+    releasing: BTreeSet<WorkerId>,
+    upkeep: Upkeep,
+    live: BTreeMap<QueueName, BTreeMap<String, String>>,
+    registry: Schedule,
+    /// The entry of an earlier master was read, so that it may be written over.
+    adopted: bool,
+    since: Wall,
+    ticks: u64,
+    stopping: Option<Stopping>,
+}
+
+impl Master {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> io::Result<u8> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        // Ctrl-C reaches the whole foreground group; the supervisor decides what it means.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut children = signal(SignalKind::child())?;
+        self.parent.say(&FromChild::Ready);
+        self.fleet.scale(Mono::now());
+        let mut tick_at = Mono::now();
+        let mut parent_open = true;
+        loop {
+            let now = Mono::now();
+            if now >= tick_at {
+                self.tick(now);
+                tick_at = now + TICK;
+            }
+            if self.is_over(now) {
+                break;
+            }
+            let mut deadline = self.fleet.next_deadline().map_or(tick_at, |at| at.min(tick_at));
+            if self.stopping.is_none() && self.fleet.is_short() {
+                deadline = deadline.min(now + RETRY_STARTS);
+            }
+            let planned = deadline.max(now);
+            let event = tokio::select! {
+                biased;
+                event = inbox.recv() => event,
+                line = self.parent.lines.recv(), if parent_open => {
+                    parent_open = line.is_some();
+                    Some(line.map_or(Event::Orphaned, Event::Parent))
+                }
+                _ = terminate.recv() => Some(Event::Terminated),
+                _ = interrupt.recv() => None,
+                _ = children.recv() => {
+                    self.around.spawner.reap();
+                    None
+                }
+                () = tokio::time::sleep(planned.since(now)) => None,
+            };
+            let now = Mono::now();
+            let late = now.since(planned);
+            if late > LATE {
+                tracing::warn!(?late, "the master itself was late; every deadline moves by as much");
+                self.fleet.shift(late);
+            }
+            if let Some(event) = event {
+                self.handle(event, now);
+            }
+            self.fleet.time(now);
+            if self.fleet.is_short() && self.stopping.is_none() {
+                self.fleet.scale(now);
+            }
+            self.register(now);
+        }
+        self.leave().await
+    }
+
+    fn handle(&mut self, event: Event, now: Mono) {
+        match event {
+            Event::WorkDue { queue, count } => self.work_due(&queue, count, now),
+            Event::Slot { key, event } => {
+                let full = match &event {
+                    slot::Event::Line(FromChild::Full { queue }) => QueueName::new(queue).ok(),
+                    _ => None,
+                };
+                self.fleet.step(&key, event, now);
+                if let Some(queue) = full {
+                    self.work_due(&queue, 1, now);
+                }
+            }
+            Event::Started { key, started } => self.fleet.started(&key, started, now),
+            Event::Reaped { key, exit, tail } => {
+                if let Some(release) = self.fleet.reaped(&key, exit, tail, now) {
+                    self.release(release);
+                }
+                self.rescale(now);
+            }
+            Event::Released { worker, returned } => {
+                self.releasing.remove(&worker);
+                for (queue, count) in returned {
+                    self.work_due(&queue, count, now);
+                }
+            }
+            Event::Opened(store) => self.opened(store),
+            Event::Unfit(why) => {
+                tracing::error!(why, "the store cannot be used");
+                self.stop(StopMode::Release, None, exit::CONFIG, "the store cannot be used", now);
+            }
+            Event::Pulse { queue, pulse, clock } => {
+                self.fleet.clock = Some(clock);
+                self.pulse(&queue, &pulse, now);
+            }
+            Event::Blind(blind) => {
+                if self.fleet.blind != blind {
+                    let what = if blind { "the store is not reachable" } else { "the store is reachable" };
+                    tracing::warn!("{what}");
+                }
+                self.fleet.blind = blind;
+                self.rescale(now);
+            }
+            Event::Cancel { worker, id } => self.fleet.cancel(&worker, &id),
+            Event::Live { queue, version, live } => {
+                self.upkeep.lives(&queue, version);
+                self.live.insert(queue.clone(), live);
+                self.apply_live(Some(&queue));
+            }
+            Event::Kept { queue, work } => self.upkeep.done(&queue, work),
+            Event::Registered => self.registry.done(),
+            Event::Adopted => self.adopted = true,
+            Event::OrphanGone { worker, queues } => {
+                let ending = Ending::Unseen;
+                self.release(self.a_release(worker, queues, ending));
+            }
+            Event::Parent(message) => self.obey(message, now),
+            Event::Orphaned => self.orphaned(now),
+            Event::Terminated => {
+                let grace = self.fleet.grace();
+                self.stop(StopMode::Drain, Some(grace), exit::OK, "terminated", now);
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToChild, now: Mono) {
+        match message {
+            ToChild::Stop { mode, by_ms, why } => {
+                self.stop(mode, Some(Duration::from_millis(by_ms)), exit::OK, &why, now);
+            }
+            ToChild::Reload => self.reload(now),
+            ToChild::Ping => self.beat(),
+            message @ (ToChild::Pause | ToChild::Resume) => {
+                self.fleet.paused = matches!(message, ToChild::Pause);
+                self.fleet.tell_all(&message);
+            }
+            ToChild::Welcome { .. } | ToChild::Policies { .. } | ToChild::Wake { .. } | ToChild::Cancel { .. } => {}
+        }
+    }
+
+    fn tick(&mut self, now: Mono) {
+        self.ticks += 1;
+        if self.parent.is_gone() {
+            self.orphaned(now);
+        }
+        if let Some(release) = self.stopping.as_mut().and_then(|stopping| stopping.release.take_if(|at| now >= *at)) {
+            tracing::warn!(late = ?now.since(release), "the time to finish is over: everything is given back");
+            self.fleet.release(now);
+        }
+        self.rescale(now);
+        self.beat();
+    }
+
+    fn beat(&self) {
+        let running = self.fleet.running();
+        let doing = match (&self.stopping, running) {
+            (Some(_), _) => Doing::Draining,
+            (None, 0) => Doing::Idle,
+            (None, _) => Doing::Busy,
+        };
+        let store_ok = self.store.is_some() && !self.fleet.blind;
+        let beat = Beat { doing, running, tick: self.ticks, rss_kb: rss_kb(), store_ok, ..Beat::default() };
+        self.parent.say(&FromChild::Hb(beat));
+    }
+
+    /// Jobs are due: the one hop from here is into the pipes of idle workers.
+    fn work_due(&mut self, queue: &QueueName, count: u64, now: Mono) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let unmet = count.saturating_sub(self.fleet.wake(queue, count, now));
+        if unmet > 0 {
+            self.fleet.demand.entry(queue.clone()).or_default().unmet += unmet;
+            self.fleet.scale(now);
+        }
+    }
+
+    fn pulse(&mut self, queue: &QueueName, pulse: &Pulse, now: Mono) {
+        let ready = if pulse.paused { 0 } else { pulse.ready };
+        self.fleet.demand.insert(queue.clone(), Demand { ready, enqueued: pulse.enqueued, unmet: 0 });
+        let sleeping = ready.saturating_sub(self.fleet.woken(queue, now));
+        if self.stopping.is_none() {
+            self.fleet.wake(queue, sleeping, now);
+            self.fleet.scale(now);
+        }
+        for worker in &pulse.lapsed {
+            tracing::warn!(%worker, %queue, "its lease has lapsed: its jobs are given back");
+            self.release(self.a_release(worker.clone(), vec![queue.clone()], Ending::Lapsed));
+        }
+        let Some(store) = &self.store else { return };
+        for work in self.upkeep.look(now, queue, pulse) {
+            let policy = self.fleet.policies.get(queue).cloned().unwrap_or_default();
+            let (store, events) = (store.clone(), self.around.events.clone());
+            tokio::spawn(upkeep::carry_out(store, queue.clone(), work, Retention::from(&policy), events));
+        }
+    }
+
+    fn rescale(&mut self, now: Mono) {
+        if self.stopping.is_none() {
+            self.fleet.scale(now);
+        }
+    }
+
+    fn a_release(&self, worker: WorkerId, queues: Vec<QueueName>, ending: Ending) -> Release {
+        let policies = self.fleet.policies.clone();
+        Release { worker, queues, policies, ending, stderr_tail: None, clock: self.fleet.clock }
+    }
+
+    fn release(&mut self, release: Release) {
+        let Some(store) = self.store.clone() else {
+            self.waiting.push(release);
+            return;
+        };
+        // A lapsed lease is seen by every pulse until its jobs are given back.
+        if !self.releasing.insert(release.worker.clone()) && release.ending == Ending::Lapsed {
+            return;
+        }
+        let events = self.around.events.clone();
+        tokio::spawn(async move {
+            let returned = release.run(&store).await;
+            let _ = events.send(Event::Released { worker: release.worker, returned }).await;
+        });
+    }
+
+    fn opened(&mut self, store: Store) {
+        self.store = Some(store.clone());
+        for release in std::mem::take(&mut self.waiting) {
+            self.release(release);
+        }
+        tokio::spawn(orphans::adopt(store, self.start.host.clone(), self.around.events.clone()));
+    }
+
+    fn apply_live(&mut self, changed: Option<&QueueName>) {
+        let mut policies = self.plan.policies.clone();
+        for (queue, live) in &self.live {
+            for problem in policies.entry(queue.clone()).or_default().apply_live(live) {
+                tracing::warn!(%queue, %problem, "a live setting is left out");
+            }
+        }
+        self.fleet.policies = policies;
+        self.fleet.tell_policies(changed);
+    }
+
+    fn reload(&mut self, now: Mono) {
+        let plan = match plan(&self.start) {
+            Ok(plan) => plan,
+            Err(error) => {
+                tracing::error!(error, "the settings are wrong; those in force stay");
+                let message = error.chars().take(200).collect();
+                self.parent.say(&FromChild::Warn { code: "reload".to_owned(), message });
+                return;
+            }
+        };
+        if plan.store != self.plan.store {
+            tracing::warn!("another store counts only after a restart");
+        }
+        let store = self.plan.store.clone();
+        self.plan = Plan { store, ..plan };
+        self.fleet.arrange(&self.plan, now);
+        self.apply_live(None);
+        let _ = self.orders.try_send(Order::Queues(self.plan.queues()));
+        self.rescale(now);
+        tracing::info!("the settings were read again");
+    }
+
+    fn orphaned(&mut self, now: Mono) {
+        if self.stopping.is_none() {
+            self.stop(StopMode::Drain, None, exit::OK, "its supervisor is gone", now);
+        }
+    }
+
+    /// `by` bounds the time of running jobs; without it they end by their own timeouts.
+    fn stop(&mut self, mode: StopMode, by: Option<Duration>, code: u8, why: &str, now: Mono) {
+        if self.stopping.is_none() {
+            tracing::info!(why, ?mode, "stopping");
+            self.parent.say(&FromChild::Draining { why: why.to_owned() });
+        }
+        let code = self.stopping.as_ref().map_or(code, |stopping| stopping.code);
+        match mode {
+            StopMode::Drain => self.fleet.close(by, why, now),
+            StopMode::Release => self.fleet.release(now),
+        }
+        let release = by.filter(|_| mode == StopMode::Drain).map(|by| now + by.min(FOREVER));
+        self.stopping = Some(Stopping { code, release, empty: None });
+    }
+
+    fn is_over(&mut self, now: Mono) -> bool {
+        let Some(stopping) = &mut self.stopping else { return false };
+        if self.fleet.alive() > 0 {
+            stopping.empty = None;
+            return false;
+        }
+        let empty = *stopping.empty.get_or_insert(now);
+        let given_back = self.releasing.is_empty() && self.waiting.is_empty();
+        given_back || now.since(empty) >= LAST_RELEASES
+    }
+
+    async fn leave(self) -> io::Result<u8> {
+        let code = self.stopping.as_ref().map_or(exit::OK, |stopping| stopping.code);
+        if let Some(store) = &self.store {
+            let _ = tokio::time::timeout(LEAVE, store.leave(&self.start.host)).await;
+        }
+        self.parent.finish(&FromChild::Bye { why: "stopped".to_owned(), code: i32::from(code) });
+        Ok(code)
+    }
+
+    fn register(&mut self, now: Mono) {
+        let Some(store) = self.store.clone().filter(|_| self.adopted) else { return };
+        let fleet = &self.fleet;
+        let (start, since) = (&self.start, self.since);
+        let record = || HostRecord {
+            host: start.host.clone(),
+            supervisor: PidRecord { pid: start.supervisor_pid },
+            master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
+            pools: fleet.records(),
+        };
+        let Some(record) = self.registry.due(now, record) else { return };
+        let beat = HostBeat { host: self.start.host.clone(), record, lease: registry::LEASE };
+        let events = self.around.events.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.beat(&beat).await {
+                tracing::debug!(%error, "the registry was not written");
+            }
+            let _ = events.send(Event::Registered).await;
+        });
+    }
+}
+
+/// The memory of this process in KiB; zero where the system does not tell.
+fn rss_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
