@@ -72,12 +72,7 @@ impl Child {
     ///
     /// # Errors
     /// When its pipes cannot be watched.
-    pub(crate) fn attend(
-        started: Started,
-        key: &Key,
-        nonce: u64,
-        around: &Surroundings,
-    ) -> io::Result<Self> {
+    pub(crate) fn attend(started: Started, key: &Key, nonce: u64, around: &Surroundings) -> io::Result<Self> {
         let stdout = pipe::Receiver::from_owned_fd(started.stdout)?;
         let stderr = pipe::Receiver::from_owned_fd(started.stderr)?;
         let stdin = Arc::new(pipe::Sender::from_owned_fd(started.stdin)?);
@@ -260,7 +255,8 @@ async fn listen(pipe: pipe::Receiver, key: Key, nonce: u64, events: mpsc::Sender
             trouble = meter.line(now, message.is_err()).or(trouble.take());
             match message {
                 Ok(Some(FromChild::Hello { nonce: other, .. })) if other != nonce => {
-                    trouble = Some(slot::Event::Hung { why: "it said hello with another nonce than its own" });
+                    trouble =
+                        Some(slot::Event::Hung { why: "it said hello with another nonce than its own" });
                 }
                 // Of several beats the last says all that is true.
                 Ok(Some(beat @ FromChild::Hb(_))) if matches!(heard.last(), Some(FromChild::Hb(_))) => {

@@ -279,7 +279,13 @@ impl Fleet {
     }
 
     /// A process is gone: frees its slot, and answers whose jobs are to be given back.
-    pub(crate) fn reaped(&mut self, key: &Key, exit: Exit, tail: Option<String>, now: Mono) -> Option<Release> {
+    pub(crate) fn reaped(
+        &mut self,
+        key: &Key,
+        exit: Exit,
+        tail: Option<String>,
+        now: Mono,
+    ) -> Option<Release> {
         let clock = self.clock;
         let policies = self.policies.clone();
         let crew = self.crews.get_mut(&key.pool)?;
@@ -324,9 +330,12 @@ impl Fleet {
     /// Tells the policies of a queue, or of all, to those who serve them.
     pub(crate) fn tell_policies(&self, changed: Option<&QueueName>) {
         for crew in self.crews.values() {
-            let served = crew.pool.shape.queues.iter().filter(|queue| changed.is_none_or(|changed| changed == *queue));
+            let served =
+                crew.pool.shape.queues.iter().filter(|queue| changed.is_none_or(|changed| changed == *queue));
             let queues: BTreeMap<String, serde_json::Value> = served
-                .filter_map(|queue| Some((queue.to_string(), serde_json::to_value(self.policies.get(queue)?).ok()?)))
+                .filter_map(|queue| {
+                    Some((queue.to_string(), serde_json::to_value(self.policies.get(queue)?).ok()?))
+                })
                 .collect();
             if queues.is_empty() {
                 continue;
@@ -387,12 +396,18 @@ impl Fleet {
                     let worker = format!("{pool}/{number}");
                     let pid = hand.map_or(0, |hand| hand.pid);
                     match (&death.fate, death.blame) {
-                        (_, slot::Blame::Nobody) => tracing::info!(worker, pid, exit = %death.exit, "it has ended"),
+                        (_, slot::Blame::Nobody) => {
+                            tracing::info!(worker, pid, exit = %death.exit, "it has ended")
+                        }
                         (fate, _) => tracing::warn!(worker, pid, exit = %death.exit, ?fate, "it has died"),
                     }
                     if let Some(quarantine) = &crew.pool.quarantine {
                         let why = &quarantine.why;
-                        tracing::error!(pool = &**pool, why, "the pool is quarantined: nothing is started, its jobs wait");
+                        tracing::error!(
+                            pool = &**pool,
+                            why,
+                            "the pool is quarantined: nothing is started, its jobs wait"
+                        );
                     }
                 }
                 Action::Note(text) => tracing::warn!(worker = format!("{pool}/{number}"), "{text}"),
@@ -415,7 +430,9 @@ impl Fleet {
         if crew.plan.work == Work::Intake || self.paused {
             return;
         }
-        let waits = |queue: &&QueueName| self.demand.get(*queue).is_some_and(|demand| demand.ready + demand.unmet > 0);
+        let waits = |queue: &&QueueName| {
+            self.demand.get(*queue).is_some_and(|demand| demand.ready + demand.unmet > 0)
+        };
         if let Some(queue) = crew.pool.shape.queues.iter().find(waits) {
             let wake = ToChild::Wake { queue: queue.to_string() };
             self.send(pool, number, &wake, now);
@@ -429,7 +446,8 @@ impl Fleet {
         let nonce = random::bits();
         let name = if crew.plan.work == Work::Intake { "intake" } else { &**pool };
         let id = WorkerId::new(&format!("{}:{name}:{number}:{nonce:016x}", self.host));
-        let (Some(program), Ok(id), Ok(board)) = (crew.plan.program(&key.label()), id, Board::create()) else {
+        let (Some(program), Ok(id), Ok(board)) = (crew.plan.program(&key.label()), id, Board::create())
+        else {
             let event = slot::Event::SpawnFailed { misfit: false, jitter: jitter() };
             return self.step(&key, event, now);
         };
@@ -439,7 +457,8 @@ impl Fleet {
         let answer = self.around.spawner.launch(launch);
         let events = self.around.events.clone();
         tokio::spawn(async move {
-            let started = answer.await.unwrap_or_else(|_| Err(std::io::Error::other("the spawning thread is gone")));
+            let started =
+                answer.await.unwrap_or_else(|_| Err(std::io::Error::other("the spawning thread is gone")));
             let _ = events.send(Event::Started { key, started }).await;
         });
     }
@@ -447,9 +466,22 @@ impl Fleet {
 
 impl Crew {
     fn new(plan: PoolPlan) -> Self {
-        let decision = Decision { target: plan.min, needed: 0, why: "nothing is known yet".to_owned(), saturated: false };
+        let decision = Decision {
+            target: plan.min,
+            needed: 0,
+            why: "nothing is known yet".to_owned(),
+            saturated: false,
+        };
         let pool = Pool::new(plan.shape());
-        Self { plan, pool, law: Law::default(), decision, hands: BTreeMap::new(), past: (0, 0), leaving: false }
+        Self {
+            plan,
+            pool,
+            law: Law::default(),
+            decision,
+            hands: BTreeMap::new(),
+            past: (0, 0),
+            leaving: false,
+        }
     }
 
     fn lives(&self) -> impl Iterator<Item = &Life> {
@@ -470,7 +502,8 @@ impl Crew {
             jobs.len() >= usize::from(self.plan.slots) && jobs.iter().all(|job| ran(life, job) > long_ms)
         };
         let held = u32::try_from(self.lives().filter(is_held).count()).unwrap_or(u32::MAX);
-        let busy = u32::try_from(self.lives().filter(|life| life.beat.running > 0).count()).unwrap_or(u32::MAX);
+        let busy =
+            u32::try_from(self.lives().filter(|life| life.beat.running > 0).count()).unwrap_or(u32::MAX);
         let queues = || self.pool.shape.queues.iter().filter_map(|queue| demand.get(queue));
         let inputs = Inputs {
             ready: queues().map(|demand| demand.ready + demand.unmet).sum(),
@@ -485,14 +518,22 @@ impl Crew {
         let before = self.decision.target;
         self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
         if self.decision.target != before {
-            tracing::debug!(target = self.decision.target, why = self.decision.why, "another number of workers");
+            tracing::debug!(
+                target = self.decision.target,
+                why = self.decision.why,
+                "another number of workers"
+            );
         }
     }
 
     fn record(&self, name: &str) -> PoolRecord {
         let workers = self.hands.iter().filter_map(|(number, hand)| {
             let life = self.pool.slots.get(number)?.life()?;
-            let job = |job: &RunningJob| JobRecord { queue: job.queue.clone(), id: job.id.clone(), attempt: job.attempt };
+            let job = |job: &RunningJob| JobRecord {
+                queue: job.queue.clone(),
+                id: job.id.clone(),
+                attempt: job.attempt,
+            };
             Some(WorkerRecord {
                 worker: hand.key.label(),
                 id: hand.id.clone(),

@@ -17,10 +17,7 @@
 //!                plan      from settings to pools
 //! ```
 
-#![expect(
-    clippy::cast_precision_loss,
-    reason = "rates and spans are far below 2^52"
-)]
+#![expect(clippy::cast_precision_loss, reason = "rates and spans are far below 2^52")]
 
 mod alarm;
 mod child;
@@ -76,7 +73,10 @@ fn roles_end() -> std::io::Result<u8> {
         Ok(plan) => plan,
         Err(error) => {
             tracing::error!(error, "the settings are wrong");
-            parent.finish(&FromChild::Bye { why: "the settings are wrong".to_owned(), code: i32::from(exit::CONFIG) });
+            parent.finish(&FromChild::Bye {
+                why: "the settings are wrong".to_owned(),
+                code: i32::from(exit::CONFIG),
+            });
             return Ok(exit::CONFIG);
         }
     };

@@ -40,7 +40,12 @@ pub(crate) enum Order {
 
 /// Starts listening; the store is opened first, however long that takes.
 #[must_use]
-pub(crate) fn start(config: StoreConfig, host: String, queues: Vec<QueueName>, events: mpsc::Sender<Event>) -> mpsc::Sender<Order> {
+pub(crate) fn start(
+    config: StoreConfig,
+    host: String,
+    queues: Vec<QueueName>,
+    events: mpsc::Sender<Event>,
+) -> mpsc::Sender<Order> {
     let (orders, inbox) = mpsc::channel(ORDERS);
     tokio::spawn(async move {
         let Some(store) = open(&config, &events).await else { return };
@@ -161,7 +166,13 @@ impl Listener {
         });
     }
 
-    async fn looked(&mut self, queue: QueueName, sent: Mono, received: Mono, answer: Result<Pulse, StoreError>) {
+    async fn looked(
+        &mut self,
+        queue: QueueName,
+        sent: Mono,
+        received: Mono,
+        answer: Result<Pulse, StoreError>,
+    ) {
         self.pulsing.remove(&queue);
         if !self.queues.contains(&queue) {
             return;

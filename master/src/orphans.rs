@@ -16,7 +16,8 @@ pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event
         .filter_map(|text| serde_json::from_str::<HostRecord>(text).ok())
         .find(|record| record.host == host);
     for pool in ours.map(|record| record.pools).unwrap_or_default() {
-        let queues: Vec<QueueName> = pool.queues.iter().filter_map(|name| QueueName::new(name).ok()).collect();
+        let queues: Vec<QueueName> =
+            pool.queues.iter().filter_map(|name| QueueName::new(name).ok()).collect();
         for worker in pool.workers {
             tokio::spawn(watch(worker.id, worker.pid, worker.started, queues.clone(), events.clone()));
         }
@@ -24,7 +25,13 @@ pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event
     let _ = events.send(Event::Adopted).await;
 }
 
-async fn watch(worker: WorkerId, pid: u32, started: u64, queues: Vec<QueueName>, events: mpsc::Sender<Event>) {
+async fn watch(
+    worker: WorkerId,
+    pid: u32,
+    started: u64,
+    queues: Vec<QueueName>,
+    events: mpsc::Sender<Event>,
+) {
     if started != 0 {
         ended(pid, started).await;
     }

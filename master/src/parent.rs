@@ -52,9 +52,12 @@ impl Parent {
             }
         })?;
         let (heard, lines) = mpsc::channel(WAITING);
-        std::thread::Builder::new().name("from-parent".to_owned()).spawn(move || read(File::from(input), &heard))?;
+        std::thread::Builder::new()
+            .name("from-parent".to_owned())
+            .spawn(move || read(File::from(input), &heard))?;
         let number = |name| environment.get(name).and_then(|text| text.parse().ok());
-        let parent = Self { out, writer, lines, pid: number(launch::PARENT).and_then(|pid| u32::try_from(pid).ok()) };
+        let parent =
+            Self { out, writer, lines, pid: number(launch::PARENT).and_then(|pid| u32::try_from(pid).ok()) };
         parent.say(&FromChild::Hello {
             v: [protocol::VERSION, protocol::VERSION],
             pid: std::process::id(),

@@ -87,7 +87,8 @@ impl Plan {
     #[must_use]
     pub(crate) fn queues(&self) -> Vec<QueueName> {
         let pools = self.pools.values().filter(|pool| pool.work != Work::Intake);
-        let mut all: Vec<QueueName> = pools.flat_map(|pool| pool.queues.iter().map(|(queue, _)| queue.clone())).collect();
+        let mut all: Vec<QueueName> =
+            pools.flat_map(|pool| pool.queues.iter().map(|(queue, _)| queue.clone())).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -99,12 +100,14 @@ impl PoolPlan {
         let work = match &pool.run {
             PoolRun::Command(command) => Work::Command(command.clone()),
             PoolRun::Handler(Handler::Stdout) => Work::Handler(HandlerSpec::Stdout),
-            PoolRun::Handler(Handler::Exec(program)) => {
-                Work::Handler(HandlerSpec::Exec { command: program.command.clone(), env: program.env.clone() })
-            }
-            PoolRun::Handler(Handler::Stream(program)) => {
-                Work::Handler(HandlerSpec::Stream { command: program.command.clone(), env: program.env.clone() })
-            }
+            PoolRun::Handler(Handler::Exec(program)) => Work::Handler(HandlerSpec::Exec {
+                command: program.command.clone(),
+                env: program.env.clone(),
+            }),
+            PoolRun::Handler(Handler::Stream(program)) => Work::Handler(HandlerSpec::Stream {
+                command: program.command.clone(),
+                env: program.env.clone(),
+            }),
             PoolRun::Handler(Handler::Http(_)) => Work::Unserved("http".to_owned()),
             PoolRun::Handler(Handler::Amqp(_)) => Work::Unserved("amqp".to_owned()),
             PoolRun::Handler(Handler::Redis(_)) => Work::Unserved("redis".to_owned()),
@@ -158,13 +161,16 @@ impl PoolPlan {
     /// Whether workers that were started with `old` are still what is wanted.
     #[must_use]
     pub(crate) fn keeps_workers_of(&self, old: &Self) -> bool {
-        (&self.work, &self.queues, self.slots, self.max_jobs) == (&old.work, &old.queues, old.slots, old.max_jobs)
+        (&self.work, &self.queues, self.slots, self.max_jobs)
+            == (&old.work, &old.queues, old.slots, old.max_jobs)
     }
 
     /// What a worker with this label is started as.
     #[must_use]
     pub(crate) fn program(&self, label: &str) -> Option<Program> {
-        let own = |arguments: &[&str]| Program::Own { arguments: arguments.iter().map(|&it| it.to_owned()).collect() };
+        let own = |arguments: &[&str]| Program::Own {
+            arguments: arguments.iter().map(|&it| it.to_owned()).collect(),
+        };
         match &self.work {
             Work::Handler(_) => Some(own(&["worker", label])),
             Work::Intake => Some(own(&["intake"])),

@@ -113,7 +113,11 @@ impl Pool {
             match &action {
                 Action::Died(death) => self.died(now, death),
                 Action::Ready => self.boot_failures = 0,
-                Action::Spawn | Action::Welcome | Action::Send(_) | Action::Signal { .. } | Action::Note(_) => {}
+                Action::Spawn
+                | Action::Welcome
+                | Action::Send(_)
+                | Action::Signal { .. }
+                | Action::Note(_) => {}
             }
             out.push((number, action));
         }
@@ -121,7 +125,8 @@ impl Pool {
 
     /// A moment passed.
     pub fn time(&mut self, now: Mono, blind: bool, out: &mut Actions) {
-        let due: Vec<(u32, u64)> = self.slots.iter().map(|(number, slot)| (*number, slot.incarnation)).collect();
+        let due: Vec<(u32, u64)> =
+            self.slots.iter().map(|(number, slot)| (*number, slot.incarnation)).collect();
         for (number, incarnation) in due {
             self.step(now, number, incarnation, Event::Time { blind }, out);
         }
@@ -142,7 +147,10 @@ impl Pool {
                         Some(Fate::Unready { why }) => why.clone(),
                         _ => death.exit.to_string(),
                     };
-                    let why = format!("{} workers in a row did not become ready; the last: {last}", self.boot_failures);
+                    let why = format!(
+                        "{} workers in a row did not become ready; the last: {last}",
+                        self.boot_failures
+                    );
                     self.put_in_quarantine(now, why);
                 }
             }
@@ -191,7 +199,8 @@ impl Pool {
     /// Has everybody give everything back at once.
     pub fn release(&mut self, now: Mono, out: &mut Actions) {
         self.closing = true;
-        let all: Vec<(u32, u64)> = self.slots.iter().map(|(number, slot)| (*number, slot.incarnation)).collect();
+        let all: Vec<(u32, u64)> =
+            self.slots.iter().map(|(number, slot)| (*number, slot.incarnation)).collect();
         for (number, incarnation) in all {
             self.step(now, number, incarnation, Event::Release, out);
         }
@@ -227,7 +236,14 @@ impl Pool {
     }
 
     /// Starts what is missing and lets go what has long been idle and is too much. `unready` counts over all pools.
-    pub fn adjust(&mut self, now: Mono, desired: u32, budget: &mut Budget, unready: &mut usize, out: &mut Actions) {
+    pub fn adjust(
+        &mut self,
+        now: Mono,
+        desired: u32,
+        budget: &mut Budget,
+        unready: &mut usize,
+        out: &mut Actions,
+    ) {
         if self.closing {
             return;
         }
@@ -270,7 +286,8 @@ impl Pool {
             .slots
             .iter()
             .filter_map(|(number, slot)| {
-                let life = slot.life().filter(|life| life.is_idle() && life.stays() && !life.is_woken(now))?;
+                let life =
+                    slot.life().filter(|life| life.is_idle() && life.stays() && !life.is_woken(now))?;
                 let since = life.idle.filter(|since| now.since(*since) >= IDLE_HOLD)?;
                 Some((since, *number))
             })
@@ -283,17 +300,28 @@ impl Pool {
     fn replace_some(&mut self, now: Mono, out: &mut Actions) {
         let stale = &self.stale;
         let limit = self.shape.max_memory.map(|bytes| bytes / 1024);
-        let going = self.slots.values().filter_map(Slot::life).filter(|life| !life.stays() || life.is_unready()).count();
+        let going = self
+            .slots
+            .values()
+            .filter_map(Slot::life)
+            .filter(|life| !life.stays() || life.is_unready())
+            .count();
         let mut room = self.filled().div_ceil(SURGE).max(1).saturating_sub(going);
         let mut chosen = Vec::new();
         for (number, slot) in &self.slots {
-            let Some(life) = slot.life().filter(|life| life.stays() && life.ready.is_some()) else { continue };
+            let Some(life) = slot.life().filter(|life| life.stays() && life.ready.is_some()) else {
+                continue;
+            };
             let fat = limit.is_some_and(|limit| life.beat.rss_kb > limit);
             let old = stale.get(number) == Some(&slot.incarnation);
             if room > 0 && (old || fat) {
                 room -= 1;
                 let own = life.longest_left(now) + Duration::from_secs(5);
-                chosen.push((*number, own, if old { "new settings" } else { "it uses more than max_memory" }));
+                chosen.push((
+                    *number,
+                    own,
+                    if old { "new settings" } else { "it uses more than max_memory" },
+                ));
             }
         }
         for (number, own, why) in chosen {

@@ -100,7 +100,8 @@ impl Release {
             Ok(spec) => (spec, self.outcome(held)),
             Err(error) => (Spec::bare(false, "null".to_owned()), Outcome::Dead { error: error.to_string() }),
         };
-        let now = self.clock.map_or_else(|| wall_micros() / 1000, |clock| clock.at_least(Mono::now()).as_millis());
+        let now =
+            self.clock.map_or_else(|| wall_micros() / 1000, |clock| clock.at_least(Mono::now()).as_millis());
         let charged = !matches!(outcome, Outcome::GiveBack);
         let run = Run {
             worker: self.worker.clone(),
@@ -227,7 +228,10 @@ mod tests {
         }
         assert_eq!(said(&release(Ending::Lapsed).outcome(&held("a", 7))), "lapsed");
         assert!(said(&release(Ending::Unseen).outcome(&held("a", 7))).starts_with("killed"));
-        assert_eq!(said(&release(Ending::Unseen).outcome(&Held { started: None, ..held("a", 7) })), "given back");
+        assert_eq!(
+            said(&release(Ending::Unseen).outcome(&Held { started: None, ..held("a", 7) })),
+            "given back"
+        );
     }
 
     #[test]

@@ -59,14 +59,19 @@ const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 /// In words, when they are wrong.
 pub(crate) fn plan(start: &MasterStart) -> Result<Plan, String> {
     let mut input = LoadInput::capture().map_err(|error| error.to_string())?;
-    input.config.clone_from(&start.flags.config);
-    input.overrides.clone_from(&start.flags.overrides);
+    input.config.clone_from(&start.config);
+    input.overrides.clone_from(&start.overrides);
     let loaded = Settings::load(&input).map_err(|error| error.to_string())?;
     Plan::of(&loaded.settings).map_err(|error| error.to_string())
 }
 
 /// Runs the fleet until it is told to stop; answers the exit code.
-pub(crate) async fn serve(start: MasterStart, plan: Plan, parent: Parent, input: &LoadInput) -> io::Result<u8> {
+pub(crate) async fn serve(
+    start: MasterStart,
+    plan: Plan,
+    parent: Parent,
+    input: &LoadInput,
+) -> io::Result<u8> {
     let (events, inbox) = mpsc::channel(EVENTS);
     let spawner = Spawner::start(&input.environment)?;
     let around = Surroundings { events: events.clone(), spawner, sink: Sink::start()? };
@@ -256,7 +261,10 @@ impl Master {
                 self.fleet.paused = matches!(message, ToChild::Pause);
                 self.fleet.tell_all(&message);
             }
-            ToChild::Welcome { .. } | ToChild::Policies { .. } | ToChild::Wake { .. } | ToChild::Cancel { .. } => {}
+            ToChild::Welcome { .. }
+            | ToChild::Policies { .. }
+            | ToChild::Wake { .. }
+            | ToChild::Cancel { .. } => {}
         }
     }
 
@@ -265,7 +273,9 @@ impl Master {
         if self.parent.is_gone() {
             self.orphaned(now);
         }
-        if let Some(release) = self.stopping.as_mut().and_then(|stopping| stopping.release.take_if(|at| now >= *at)) {
+        if let Some(release) =
+            self.stopping.as_mut().and_then(|stopping| stopping.release.take_if(|at| now >= *at))
+        {
             tracing::warn!(late = ?now.since(release), "the time to finish is over: everything is given back");
             self.fleet.release(now);
         }

@@ -256,10 +256,19 @@ mod tests {
         let mut law = Law::default();
         let mut decision = law.decide(at(0), &Inputs::default(), &LIMITS);
         for second in 1..=60 {
-            let look = Inputs { enqueued: second * 20, finished: second * 20, busy_ms: second * 20 * 90, ..inputs(1) };
+            let look = Inputs {
+                enqueued: second * 20,
+                finished: second * 20,
+                busy_ms: second * 20 * 90,
+                ..inputs(1)
+            };
             decision = law.decide(at(second * 1000), &look, &LIMITS);
         }
-        assert!(decision.why.starts_with("1 ready and 19.7/s arriving at 90 ms each need 2 workers"), "{}", decision.why);
+        assert!(
+            decision.why.starts_with("1 ready and 19.7/s arriving at 90 ms each need 2 workers"),
+            "{}",
+            decision.why
+        );
     }
 
     #[test]

@@ -81,14 +81,26 @@ pub struct Life {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Spawning,
-    Hello { by: Mono },
-    Booting { by: Mono },
+    Hello {
+        by: Mono,
+    },
+    Booting {
+        by: Mono,
+    },
     Serving,
     Suspect,
-    Draining { by: Mono },
-    Releasing { by: Mono },
-    Aborting { by: Mono },
-    Killing { by: Mono },
+    Draining {
+        by: Mono,
+    },
+    Releasing {
+        by: Mono,
+    },
+    Aborting {
+        by: Mono,
+    },
+    Killing {
+        by: Mono,
+    },
     /// It does not even die by SIGKILL: in the kernel, waiting for a device.
     Stuck,
     Reaping,
@@ -321,9 +333,11 @@ impl Slot {
         // An end before `ready` is never normal, whatever the exit code says, unless we wanted it.
         let failed = matches!(death.blame, Blame::Worker { .. } | Blame::SetUp) || (early && !retired);
         self.state = if failed && !lived {
-            let span = BACKOFF_FIRST * BACKOFF_FACTOR.powi(i32::try_from(self.failures).unwrap_or(64).min(64));
+            let span =
+                BACKOFF_FIRST * BACKOFF_FACTOR.powi(i32::try_from(self.failures).unwrap_or(64).min(64));
             self.failures += 1;
-            let delay = Duration::from_secs_f64(span.min(BACKOFF_CAP) * (1.0 + 0.25 * jitter.clamp(-1.0, 1.0)));
+            let delay =
+                Duration::from_secs_f64(span.min(BACKOFF_CAP) * (1.0 + 0.25 * jitter.clamp(-1.0, 1.0)));
             State::Backoff { until: now + delay }
         } else {
             State::Empty
@@ -356,7 +370,11 @@ impl Life {
             && self.fate.is_none()
             && matches!(
                 self.phase,
-                Phase::Spawning | Phase::Hello { .. } | Phase::Booting { .. } | Phase::Serving | Phase::Suspect
+                Phase::Spawning
+                    | Phase::Hello { .. }
+                    | Phase::Booting { .. }
+                    | Phase::Serving
+                    | Phase::Suspect
             )
     }
 
@@ -560,7 +578,11 @@ impl Life {
             Phase::Draining { by: until } if self.fate.is_some() => {
                 if now + by < *until {
                     *until = now + by;
-                    out.push(Action::Send(ToChild::Stop { mode: StopMode::Drain, by_ms, why: why.to_owned() }));
+                    out.push(Action::Send(ToChild::Stop {
+                        mode: StopMode::Drain,
+                        by_ms,
+                        why: why.to_owned(),
+                    }));
                 }
             }
             Phase::Hello { .. }
@@ -643,7 +665,9 @@ impl Life {
             Phase::Aborting { by } if now >= by => self.kill(now, out),
             Phase::Killing { by } if now >= by => {
                 self.phase = Phase::Stuck;
-                out.push(Action::Note("it does not die by SIGKILL; its place is lost until it does".to_owned()));
+                out.push(Action::Note(
+                    "it does not die by SIGKILL; its place is lost until it does".to_owned(),
+                ));
             }
             Phase::Spawning
             | Phase::Hello { .. }
@@ -669,7 +693,8 @@ impl Life {
             .map(|job| (job.queue.clone(), job.id.clone()))
             .collect();
         if !overdue.is_empty() {
-            let names = overdue.iter().map(|(queue, id)| format!("{queue}/{id}")).collect::<Vec<_>>().join(", ");
+            let names =
+                overdue.iter().map(|(queue, id)| format!("{queue}/{id}")).collect::<Vec<_>>().join(", ");
             out.push(Action::Note(format!("it is killed: {names} went on after the timeout")));
             return self.abort(now, Fate::TimedOut { jobs: overdue }, out);
         }
@@ -680,7 +705,11 @@ impl Life {
         let inside = self.beat.running > 0 && !self.beat.jobs.iter().any(|job| over(job, 0));
         let frozen = self.heard.since(self.ticked);
         if self.beat.tick > 0 && !inside && frozen >= detection.frozen {
-            return self.stall(now, format!("its executor has not moved for {:.1} s", frozen.as_secs_f64()), out);
+            return self.stall(
+                now,
+                format!("its executor has not moved for {:.1} s", frozen.as_secs_f64()),
+                out,
+            );
         }
         match self.phase {
             Phase::Serving if silent >= detection.suspect => {

@@ -56,7 +56,10 @@ pub(crate) struct Started {
 enum Order {
     Start(Launch, oneshot::Sender<io::Result<Started>>),
     /// A child was reaped: end what it left behind.
-    Sweep { gone: Pid, reply: oneshot::Sender<usize> },
+    Sweep {
+        gone: Pid,
+        reply: oneshot::Sender<usize>,
+    },
     /// Take in orphans that have ended by themselves.
     Reap,
 }
@@ -72,7 +75,8 @@ impl Spawner {
     /// When the system has no room for one.
     pub(crate) fn start(environment: &Environment) -> io::Result<Self> {
         let (orders, inbox) = sync_channel(ORDERS);
-        let foreign = environment.names().filter(|name| is_not_for_children(name)).map(str::to_owned).collect();
+        let foreign =
+            environment.names().filter(|name| is_not_for_children(name)).map(str::to_owned).collect();
         let stdout = environment.filled(launch::STDOUT).map(str::to_owned);
         let mut family = Family { removed: foreign, stdout, known: HashMap::new() };
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || family.serve(&inbox))?;
@@ -103,7 +107,8 @@ impl Spawner {
 
 /// Variables that speak to us, not to our children.
 fn is_not_for_children(name: &str) -> bool {
-    name == "NOTIFY_SOCKET" || ["ROUNDSMAN_", "WATCHDOG_", "LISTEN_"].iter().any(|prefix| name.starts_with(prefix))
+    name == "NOTIFY_SOCKET"
+        || ["ROUNDSMAN_", "WATCHDOG_", "LISTEN_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The thread's own: its children.
@@ -219,9 +224,9 @@ impl Family {
         let prefix = format!("{}=", launch::NONCE);
         environment.split(|byte| *byte == 0).any(|entry| {
             let nonce = std::str::from_utf8(entry).ok().and_then(|entry| entry.strip_prefix(&prefix));
-            nonce.and_then(|nonce| nonce.parse::<u64>().ok()).is_some_and(|nonce| {
-                self.known.values().any(|known| *known == nonce)
-            })
+            nonce
+                .and_then(|nonce| nonce.parse::<u64>().ok())
+                .is_some_and(|nonce| self.known.values().any(|known| *known == nonce))
         })
     }
 }
@@ -238,5 +243,7 @@ fn reap(pid: Pid) -> bool {
 fn children() -> Vec<i32> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()).collect()
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
+        .collect()
 }

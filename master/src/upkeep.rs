@@ -81,7 +81,13 @@ impl Upkeep {
 }
 
 /// Does it, and tells the loop.
-pub(crate) async fn carry_out(store: Store, queue: QueueName, work: Work, retention: Retention, events: mpsc::Sender<Event>) {
+pub(crate) async fn carry_out(
+    store: Store,
+    queue: QueueName,
+    work: Work,
+    retention: Retention,
+    events: mpsc::Sender<Event>,
+) {
     let done = match work {
         Work::Trim => trim(&store, &queue, &retention).await,
         Work::Outbox => deliver(&store, &queue).await,

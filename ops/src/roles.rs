@@ -39,7 +39,7 @@ pub fn up(args: UpArgs) -> u8 {
 /// The fleet of this host. Started by `up` only.
 #[must_use]
 pub fn master() -> u8 {
-    exit::FAILED
+    roundsman_master::serve()
 }
 
 /// One worker. Started by the master only.

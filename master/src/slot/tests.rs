@@ -328,11 +328,22 @@ fn an_earlier_incarnation_is_not_heard() {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let beat = (0_u64..4, -9000_i64..9000, 0_u32..3, 0_u64..3, any::<bool>()).prop_map(|(tick, left, running, done, ok)| {
-        let doing = [Doing::Starting, Doing::Idle, Doing::Busy, Doing::Draining][usize::try_from(tick).unwrap()];
-        let jobs = if running > 0 { busy(tick, left).jobs } else { vec![] };
-        Event::Line(FromChild::Hb(Beat { doing, tick, jobs, running, done, store_ok: ok, ..Beat::default() }))
-    });
+    let beat = (0_u64..4, -9000_i64..9000, 0_u32..3, 0_u64..3, any::<bool>()).prop_map(
+        |(tick, left, running, done, ok)| {
+            let doing =
+                [Doing::Starting, Doing::Idle, Doing::Busy, Doing::Draining][usize::try_from(tick).unwrap()];
+            let jobs = if running > 0 { busy(tick, left).jobs } else { vec![] };
+            Event::Line(FromChild::Hb(Beat {
+                doing,
+                tick,
+                jobs,
+                running,
+                done,
+                store_ok: ok,
+                ..Beat::default()
+            }))
+        },
+    );
     prop_oneof![
         Just(Event::Spawn),
         Just(Event::Spawned { pid: 7 }),

@@ -52,6 +52,11 @@ impl Environment {
         self.get(name).filter(|value| !value.is_empty())
     }
 
+    /// The names of all variables, as far as they can be read.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().chain(&self.unreadable).map(String::as_str)
+    }
+
     /// The absolute path that the variable names; the XDG specification has a relative one ignored.
     #[must_use]
     pub fn directory(&self, name: &str) -> Option<PathBuf> {
