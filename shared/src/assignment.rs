@@ -104,7 +104,7 @@ impl Assignment {
             lease: settings.store.lease,
             queues,
             policies,
-            slots: usize::try_from(own.slots).unwrap_or(1),
+            slots: usize::from(own.slots),
             max_jobs: own.max_jobs.unwrap_or(0),
             handler,
             clock: None,

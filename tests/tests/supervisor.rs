@@ -1,12 +1,22 @@
 //! The supervisor with real processes and signals, on a master that only speaks the protocol (`fixture-master`).
 
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper fails its test, and figures are for people"
+)]
 
 use std::fs;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::pty;
 use roundsman_tests::proc::{Process, State};
+use roundsman_tests::spawn;
 use roundsman_tests::time;
 use roundsman_tests::tree::{Site, Up, UpOptions, built};
 use roundsman_tests::wait::wait_for;
@@ -272,7 +282,7 @@ fn a_second_supervisor_is_refused() {
     stage.up.signal(Signal::KILL).unwrap();
     stage.up.wait_exit(SOON).unwrap();
     let again = stage.site.launch(&options("good")).unwrap();
-    let stage = Stage { site: stage.site.clone(), up: again };
+    let stage = Stage { site: stage.site, up: again };
     let supervisor = stage.up.supervisor();
     stage.line(&format!("welcome test {}", supervisor.pid), None);
 }
@@ -334,4 +344,61 @@ fn a_service_manager_is_told() {
     hear("STOPPING=1");
     assert_eq!(stage.exit(), Some(0));
     assert_eq!((stage.count("NOTIFY_SOCKET"), stage.count("WATCHDOG_USEC")), (0, 0));
+}
+
+#[test]
+fn a_closed_terminal_drains() {
+    let site = site();
+    // Not openpty: a program that another test starts at this moment would inherit what it opens.
+    let terminal = pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    pty::grantpt(&terminal).unwrap();
+    pty::unlockpt(&terminal).unwrap();
+    let slave = pty::ptsname_r(&terminal).unwrap();
+    let slave =
+        fs::File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(slave).unwrap();
+    let mut command = site.command(&["up"]);
+    let log = fs::File::create(site.work().join("log")).unwrap();
+    command.env("FIXTURE_MODE", "good").stdin(slave).stdout(Stdio::null()).stderr(log);
+    let mut child = spawn::start(command).unwrap();
+    let supervisor = Process::of(child.id()).unwrap();
+    let log = |what: &str| {
+        wait_for(what, SOON, || {
+            let text = fs::read_to_string(site.work().join("log")).unwrap_or_default();
+            if text.contains(what) { Ok(()) } else { Err(text) }
+        })
+        .unwrap();
+    };
+    log("is ready");
+    // While the terminal is there, it is an operator who wants the settings loaded anew.
+    supervisor.signal(Signal::HUP).unwrap();
+    log("loaded anew");
+    drop(terminal);
+    supervisor.signal(Signal::HUP).unwrap();
+    log("stopping (the terminal was closed)");
+    let ended =
+        wait_for("the end", SOON, || child.try_wait().ok().flatten().ok_or_else(String::new)).unwrap();
+    assert_eq!(ended.code(), Some(0));
+}
+
+/// `sh -c 'other & exec roundsman up'`: the shell's child becomes the supervisor's, and stays none of its business.
+#[test]
+fn a_process_that_was_there_before_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("roundsman");
+    let fixture = built("fixture-master").unwrap();
+    let text = format!("#!/bin/sh\nsleep 600 & echo $! >stranger\nexec {} \"$@\"\n", fixture.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let site = Site::with_binary(script, "[store]\nurl = \"sqlite:jobs.db\"\n").unwrap();
+    let up = site.launch(&options("good")).unwrap();
+    let stage = Stage { site, up };
+    let master = stage.ready(None);
+    let stranger = fs::read_to_string(stage.site.work().join("stranger")).unwrap();
+    let stranger = Process::of(stranger.trim().parse().unwrap()).unwrap();
+    assert_eq!(stranger.parent(), Some(stage.up.supervisor().pid));
+    stage.up.signal(Signal::TERM).unwrap();
+    // At once, not after the grace of 30 s.
+    assert_eq!(stage.exit(), Some(0));
+    gone(master);
+    assert!(stranger.is_alive());
 }

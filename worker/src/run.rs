@@ -353,7 +353,7 @@ impl Loop {
             Report::Returned(returned) => self.session.step(now, Event::Returned(returned), actions),
             Report::Unfit { code, why } => {
                 tracing::error!(code, "{why}");
-                self.unfit.get_or_insert((code, why.clone()));
+                self.unfit.get_or_insert_with(|| (code, why.clone()));
                 self.stop(now, StopMode::Release, &why, actions);
             }
         }

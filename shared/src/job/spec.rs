@@ -109,8 +109,8 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    fn field(field: &'static str, reason: impl ToString) -> Self {
-        Self::Field { field, reason: reason.to_string() }
+    fn field(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Field { field, reason: reason.into() }
     }
 }
 
@@ -137,7 +137,7 @@ pub fn parse(text: &str, limits: &Limits) -> Result<NewJob, SpecError> {
             .as_deref()
             .map(units::parse_duration)
             .transpose()
-            .map_err(|e| SpecError::field("in", e))?,
+            .map_err(|e| SpecError::field("in", e.to_string()))?,
         due: raw.due.map(|when| when.0),
         priority: raw.priority.unwrap_or(0),
         key: raw.key,
@@ -147,7 +147,7 @@ pub fn parse(text: &str, limits: &Limits) -> Result<NewJob, SpecError> {
             .as_deref()
             .map(units::parse_duration)
             .transpose()
-            .map_err(|e| SpecError::field("timeout", e))?,
+            .map_err(|e| SpecError::field("timeout", e.to_string()))?,
         max_attempts: raw.max_attempts,
         expires: raw.expires.map(|when| when.0),
         headers: raw.headers,
@@ -198,7 +198,7 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
     }
     let chosen = fields.id.is_some();
     let id = match fields.id {
-        Some(id) => JobId::new(&id).map_err(|error| SpecError::field("id", error))?,
+        Some(id) => JobId::new(&id).map_err(|error| SpecError::field("id", error.to_string()))?,
         None => generate_id(),
     };
     let latest = StoreTime::from_millis(limits.now.as_millis()) + MAX_AHEAD;

@@ -28,7 +28,7 @@ use roundsman_supervisor::Launch;
 use roundsman_tests::{spawn, time};
 
 fn main() -> ExitCode {
-    telemetry::init(&Environment::capture());
+    let _ = telemetry::start(&Environment::capture(), telemetry::Level::Info);
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
         Some("up") => up(words),
