@@ -3,7 +3,7 @@
 //! A reader that has gone away is no error: writing answers with a failure that ends the verb quietly, and standard
 //! error is written to as long as somebody reads it.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,6 +15,9 @@ use crate::errors::Failure;
 
 /// How wide a cell of free text may become in a table.
 const WIDEST_CELL: usize = 80;
+
+/// A terminal narrower than this is not wrapped for.
+const NARROWEST: u16 = 40;
 
 /// How output is to look.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +62,12 @@ impl Screen {
     pub fn table(&self, headings: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        let arrangement =
-            if self.people { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
-        table.set_content_arrangement(arrangement);
+        // A terminal that does not know its width says zero.
+        if self.people && table.width().is_some_and(|width| width >= NARROWEST) {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        } else {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
         if !self.colour {
             table.force_no_tty();
         }
@@ -107,18 +113,17 @@ impl Screen {
     }
 
     /// Asks before something that cannot be taken back. Where nobody can be asked, `--yes` must have been said.
-    pub fn confirm(&self, what: &str, yes: bool) -> Result<(), Failure> {
+    pub async fn confirm(&self, what: &str, yes: bool) -> Result<(), Failure> {
         if yes {
             return Ok(());
         }
         if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
             return Err(Failure::usage(format!("this would {what}")).advise("say --yes to do it"));
         }
-        let mut err = io::stderr().lock();
-        write!(err, "This will {what}. Go on? [y/N] ")?;
-        err.flush()?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
+        write!(io::stderr().lock(), "This will {what}. Go on? [y/N] ")?;
+        // Read aside, so that an interrupt is answered meanwhile.
+        let read = || io::stdin().lines().next().transpose();
+        let answer = tokio::task::spawn_blocking(read).await.map_err(io::Error::from)??.unwrap_or_default();
         match answer.trim().to_lowercase().as_str() {
             "y" | "yes" => Ok(()),
             _ => Err(Failure::failed("nothing was changed")),
@@ -146,6 +151,14 @@ pub fn flushed(code: u8) -> u8 {
 /// Text of strangers on one line, with nothing in it that a terminal would obey.
 pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// `1 job`, `2 jobs`.
+pub fn many(count: impl TryInto<u64>, noun: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    }
 }
 
 fn short(text: &str) -> String {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 use super::enqueue::{limits, refused, warn_of_neglect};
 use super::{DONE, Failure};
 use crate::connect::Context;
-use crate::print;
+use crate::print::{self, many};
 
 /// What a line may hold beside its payload.
 const REST_OF_LINE: usize = 64 * 1024;
@@ -46,7 +46,8 @@ pub async fn run(context: &Context, queue: &QueueName, jsonl: bool) -> Result<u8
     }
     read?;
     if bulk.failed > 0 {
-        print::complain(&format!("{} jobs stored, {} lines refused", bulk.stored, bulk.failed));
+        let (stored, refused) = (many(bulk.stored, "job"), many(bulk.failed, "line"));
+        print::complain(&format!("stored {stored}, refused {refused}"));
         return Err(Failure::said(exit::FAILED));
     }
     DONE
@@ -129,8 +130,8 @@ impl Bulk<'_> {
     fn cut_off(&self, error: StoreError, line: u64) -> Failure {
         let failure = Failure::from(error);
         failure.advise(format!(
-            "{} jobs are stored; go on from line {line} (repeating a line is safe if its job has an id)",
-            self.stored
+            "stored {}; go on from line {line} (repeating a line is safe if its job has an id)",
+            many(self.stored, "job")
         ))
     }
 

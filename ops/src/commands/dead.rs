@@ -15,10 +15,12 @@ use super::queue::purge_states;
 use super::{DONE, show};
 use crate::connect::Context;
 use crate::errors::Failure;
+use crate::print::many;
 use crate::time;
 
 /// The most dead letters that a group or a bulk change looks at.
 const FURTHEST: usize = 100_000;
+const LETTER: &str = "dead letter";
 /// Changes on their way to the store at once.
 const AT_ONCE: usize = 32;
 
@@ -203,7 +205,7 @@ async fn groups(
         }
     }
     if walk.cursor().is_some() {
-        context.screen.note(&format!("looked at {} dead letters; there are more", walk.looked));
+        context.screen.note(&format!("looked at {}; there are more", many(walk.looked, LETTER)));
     }
     let mut groups: Vec<Group> = groups.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.count));
@@ -247,14 +249,14 @@ async fn change(context: &Context, store: &Store, args: &BulkArgs, change: Chang
     if more {
         context
             .screen
-            .note(&format!("looked at {FURTHEST} dead letters; there are more: repeat it for them"));
+            .note(&format!("looked at {}; there are more: repeat it for them", many(FURTHEST, LETTER)));
     }
     if jobs.is_empty() {
         return report(context, change, 0, 0);
     }
     let verb = if change == Change::Retry { "retry" } else { "remove" };
-    let what = format!("{verb} {} dead letters{}", jobs.len(), filter.in_words());
-    context.screen.confirm(&what, args.yes)?;
+    let what = format!("{verb} {}{}", many(jobs.len(), LETTER), filter.in_words());
+    context.screen.confirm(&what, args.yes).await?;
     let bar = context.screen.progress(u64::try_from(jobs.len()).unwrap_or(0), done);
     let (mut changed, mut skipped) = (0, 0);
     let mut under_way = tokio::task::JoinSet::new();
@@ -286,7 +288,7 @@ fn report(context: &Context, change: Change, changed: u64, skipped: u64) -> Resu
     if skipped > 0 {
         context.screen.note(&format!("{skipped} were changed by somebody else meanwhile"));
     }
-    context.screen.line(&format!("{changed} dead letters are {done}"))
+    context.screen.line(&format!("{done} {}", many(changed, LETTER)))
 }
 
 type Names = Vec<(QueueName, JobId)>;
@@ -311,7 +313,7 @@ async fn purge_all(context: &Context, store: &Store, sections: &[Section], yes: 
     let count: u64 = counts.iter().map(|(_, dead)| dead).sum();
     let mut purged = 0;
     if count > 0 {
-        context.screen.confirm(&format!("remove {count} dead letters"), yes)?;
+        context.screen.confirm(&format!("remove {}", many(count, LETTER)), yes).await?;
         for (queue, dead) in counts {
             purged += purge_states(context, store, queue, &[State::Dead], dead).await?;
         }

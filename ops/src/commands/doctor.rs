@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roundsman_shared::clock::Wall;
@@ -21,6 +21,7 @@ use super::DONE;
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::fleet::Fleet;
+use crate::print::many;
 use crate::time::span;
 
 /// Clocks that differ by less are alike.
@@ -152,7 +153,11 @@ fn machine(context: &Context, findings: &mut Findings) {
         Some(limit) => findings.ok("files", format!("{limit} open files a process are enough")),
         None => findings.ok("files", "open files are not limited"),
     }
-    if let Some(directory) = context.input.environment.state_dir() {
+    let mut directories: BTreeSet<PathBuf> = context.input.environment.state_dir().into_iter().collect();
+    if let StoreUrl::Sqlite { path } = &context.settings().store.url {
+        directories.extend(path.parent().map(Path::to_path_buf));
+    }
+    for directory in directories {
         state_directory(&directory, findings);
     }
 }
@@ -198,7 +203,7 @@ async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Re
     match fleet.hosts.len() {
         0 if idle => findings.ok("fleet", "no fleet runs, and no job waits"),
         0 => {}
-        hosts => findings.ok("fleet", format!("{hosts} hosts are heard")),
+        hosts => findings.ok("fleet", format!("{} heard", many(hosts, "host"))),
     }
     Ok(())
 }
@@ -248,6 +253,7 @@ fn neglect(context: &Context, fleet: &Fleet, view: &QueueView, findings: &mut Fi
     if waiting == 0 {
         return;
     }
+    let waiting = many(waiting, "job");
     if fleet.neglect(queue).is_some() {
         let todo = if context.settings().pools.values().any(|pool| pool.queues.names().any(|it| it == queue))
         {
@@ -257,13 +263,13 @@ fn neglect(context: &Context, fleet: &Fleet, view: &QueueView, findings: &mut Fi
         };
         findings.warning(
             "queues",
-            format!("{waiting} jobs of {queue} wait, and no running pool serves it"),
+            format!("{waiting} of {queue} waiting, and no running pool serves it"),
             todo,
         );
     }
     if view.paused {
         let todo = format!("`roundsman queue resume {queue}` lets them go on");
-        findings.warning("queues", format!("{waiting} jobs of {queue} wait, and it is paused"), todo);
+        findings.warning("queues", format!("{waiting} of {queue} waiting, and it is paused"), todo);
     }
 }
 
@@ -332,7 +338,10 @@ async fn room(
     if waiting > most / 5 * 4 {
         findings.warning(
             "queues",
-            format!("{waiting} jobs of {queue} wait, and more than {most} are refused (max_waiting)"),
+            format!(
+                "{} of {queue} waiting, and more than {most} are refused (max_waiting)",
+                many(waiting, "job")
+            ),
             format!("work them off with more workers, or `roundsman queue set {queue} max_waiting N`"),
         );
     }

@@ -1,7 +1,6 @@
 //! `enqueue`: one job from the command line. Many from standard input are in `bulk`.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,16 +14,23 @@ use roundsman_shared::settings::units::{parse_duration, parse_time_ms};
 use roundsman_shared::store::{Enqueued, Store};
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::io::AsyncReadExt as _;
 
 use super::{DONE, bulk, find, wait};
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::fleet::Fleet;
+use crate::print::many;
 
-/// Stores a job and prints its id. Repeated with the same --id and content it answers the same; with other content it
-/// is refused (exit code 4). A full queue or store answers 75: try again later.
+const AFTER_HELP: &str =
+    "Repeated with the same --id and content it answers the same; with other content it is \
+refused (exit code 4). Bad data is refused with 1, a full queue or store with 75: try again later.
+
+  roundsman enqueue mail '{\"to\":\"a@example.com\"}' --in 5m
+  roundsman enqueue thumbnails - --id photo:17 --wait 30s < photo.json";
+
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = AFTER_HELP)]
 pub struct EnqueueArgs {
     /// The queue; it exists as soon as it is named.
     pub queue: String,
@@ -49,7 +55,7 @@ pub struct EnqueueArgs {
     /// Whose job it is, for limits by key.
     #[arg(long)]
     key: Option<String>,
-    /// Refused while another job of the queue has the same.
+    /// Refused while another job of the queue has the same. Not served yet: give an --id instead.
     #[arg(long, value_name = "KEY")]
     unique: Option<String>,
     /// How long one attempt may take.
@@ -88,7 +94,7 @@ pub async fn run(context: &Context, args: EnqueueArgs) -> Result<u8, Failure> {
         return bulk::run(context, &queue, args.jsonl).await;
     }
     // Before anything else: bad input costs no round trip.
-    let payload = payload(args.payload.as_deref())?;
+    let payload = payload(args.payload.as_deref()).await?;
     let store = context.store().await?;
     context.demand_durability(&store).await?;
     let policy = context.policy(&store, &queue).await?;
@@ -137,7 +143,8 @@ pub fn refused(queue: &QueueName, job: &NewJob, answer: &Enqueued) -> Failure {
             Failure::refused(format!("{queue}/{id} is there already with other content; it is untouched"))
         }
         Enqueued::Full { waiting } => Failure::try_again(format!(
-            "the queue {queue} is full: {waiting} jobs wait (max_waiting); nothing was stored"
+            "the queue {queue} is full: {} waiting (max_waiting); nothing was stored",
+            many(*waiting, "job")
         )),
         Enqueued::Expired => Failure::failed("expires: has passed already; nothing was stored"),
         Enqueued::Created { .. } | Enqueued::Existing => Failure::said(exit::OK),
@@ -161,12 +168,12 @@ async fn print_stored(
 }
 
 /// The payload as compact JSON.
-fn payload(given: Option<&str>) -> Result<String, Failure> {
+async fn payload(given: Option<&str>) -> Result<String, Failure> {
     let mut read = String::new();
     let text = match given {
         None => "null",
         Some("-") => {
-            std::io::stdin().lock().read_to_string(&mut read).map_err(|error| {
+            tokio::io::stdin().read_to_string(&mut read).await.map_err(|error| {
                 Failure::failed(format!("payload: standard input cannot be read: {error}"))
             })?;
             if read.trim().is_empty() {
@@ -222,20 +229,24 @@ impl EnqueueArgs {
 mod tests {
     use super::*;
 
-    fn refusal(text: &str) -> String {
-        payload(Some(text)).unwrap_err().lines().collect::<Vec<_>>().join(" / ")
+    async fn refusal(text: &str) -> String {
+        payload(Some(text)).await.unwrap_err().lines().collect::<Vec<_>>().join(" / ")
     }
 
-    #[test]
-    fn payloads_are_json() {
-        assert_eq!(payload(None).unwrap(), "null");
-        assert_eq!(payload(Some("{ \"a\" : [ 1 ] }")).unwrap(), "{\"a\":[1]}");
-        assert_eq!(payload(Some("-1")).unwrap(), "-1");
-        assert!(refusal("hello").ends_with("inside the shell's: '\"hello\"'"), "{}", refusal("hello"));
-        assert!(refusal("{\"a\":}").starts_with("payload: is no JSON: "));
-        assert!(!refusal("{\"a\":}").contains("quotes"));
+    #[tokio::test]
+    async fn payloads_are_json() {
+        assert_eq!(payload(None).await.unwrap(), "null");
+        assert_eq!(payload(Some("{ \"a\" : [ 1 ] }")).await.unwrap(), "{\"a\":[1]}");
+        assert_eq!(payload(Some("-1")).await.unwrap(), "-1");
+        assert!(
+            refusal("hello").await.ends_with("inside the shell's: '\"hello\"'"),
+            "{}",
+            refusal("hello").await
+        );
+        assert!(refusal("{\"a\":}").await.starts_with("payload: is no JSON: "));
+        assert!(!refusal("{\"a\":}").await.contains("quotes"));
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
-        assert_eq!(refusal(&deep), "payload: nests deeper than 64");
+        assert_eq!(refusal(&deep).await, "payload: nests deeper than 64");
     }
 
     #[test]

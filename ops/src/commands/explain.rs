@@ -9,10 +9,9 @@ use roundsman_shared::store::{MAX_BATCH, QueueView, Store};
 use serde_json::json;
 
 use super::Failure;
-use super::show::outcome;
 use crate::connect::Context;
 use crate::fleet::Fleet;
-use crate::print::clean;
+use crate::print::{clean, many};
 use crate::time::{moment, relative, span};
 
 /// How many jobs are looked at to tell a job's place among those that are ready.
@@ -135,7 +134,7 @@ impl Facts<'_> {
         }
         match self.ahead {
             Some(0) => reasons.push("no other job of the queue goes before it".to_owned()),
-            Some(ahead) => reasons.push(format!("it waits behind {ahead} other jobs of the queue")),
+            Some(ahead) => reasons.push(format!("it waits behind {} of the queue", many(ahead, "other job"))),
             None => reasons.push(format!(
                 "it waits behind more than {FURTHEST} of the {} jobs that are ready",
                 self.queue.ready
@@ -145,11 +144,11 @@ impl Facts<'_> {
             let why = pool.why();
             let why = if why.is_empty() { String::new() } else { format!(": {why}") };
             reasons.push(format!(
-                "pool {} on {host} serves it with {} workers of {} wanted, running {} jobs{why}",
+                "pool {} on {host} serves it with {} of {} workers wanted, running {}{why}",
                 pool.pool,
                 pool.workers.len(),
                 pool.desired,
-                pool.running()
+                many(pool.running(), "job")
             ));
         }
         reasons
@@ -230,13 +229,29 @@ impl Facts<'_> {
                 let error = attempt.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
                 let ended = attempt.ended.map_or_else(String::new, |at| relative(at, self.now));
                 format!(
-                    "attempt {} on {} of {} ended {ended}{took} with {}{error}",
+                    "attempt {} on {} of {} {}{took}, {ended}{error}",
                     attempt.attempt,
                     attempt.worker,
                     attempt.host,
-                    outcome(attempt)
+                    attempt.outcome.map_or("goes on", in_words)
                 )
             })
             .collect()
+    }
+}
+
+const fn in_words(end: AttemptEnd) -> &'static str {
+    match end {
+        AttemptEnd::Done => "ended well",
+        AttemptEnd::Retry => "failed",
+        AttemptEnd::Snooze => "was put off by its handler",
+        AttemptEnd::Dead => "failed for good",
+        AttemptEnd::Cancelled => "was cancelled",
+        AttemptEnd::Expired => "came after the job's expiry",
+        AttemptEnd::GaveBack => "was put back unfinished by its worker, which had to stop",
+        AttemptEnd::TimedOut => "was stopped at its timeout",
+        AttemptEnd::Crashed => "crashed its worker",
+        AttemptEnd::Killed => "was killed with its worker from outside",
+        AttemptEnd::Lapsed => "was lost with its worker, which was not heard for a lease",
     }
 }

@@ -204,7 +204,7 @@ pub async fn list(context: &Context, store: &Store, wanted: &Wanted<'_>) -> Resu
     }
     let next = walk.cursor();
     if !wanted.filter.is_any() {
-        screen.note(&format!("looked at {} jobs, {count} match", walk.looked));
+        screen.note(&format!("looked at {}, {count} match", print::many(walk.looked, "job")));
     }
     if screen.json {
         return screen.document(&Listing { jobs, next });

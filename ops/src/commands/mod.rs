@@ -99,9 +99,10 @@ fn on_runtime(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Fai
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         tokio::select! {
+            // The signal first, so that it is listened for before anything else happens.
             biased;
-            ended = verb => ended,
             Ok(()) = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+            ended = verb => ended,
         }
     });
     // A read of standard input may never end; nobody waits for it.

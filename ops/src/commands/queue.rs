@@ -11,6 +11,7 @@ use super::DONE;
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::fleet::{Fleet, Served};
+use crate::print::many;
 use crate::time;
 
 #[derive(Debug, Subcommand)]
@@ -181,13 +182,14 @@ async fn purge(context: &Context, store: &Store, args: &PurgeArgs) -> Result<(),
     if count > 0 {
         context
             .screen
-            .confirm(&format!("remove {count} jobs of {queue} ({})", names.join(", ")), args.yes)?;
+            .confirm(&format!("remove {} of {queue} ({})", many(count, "job"), names.join(", ")), args.yes)
+            .await?;
         purged = purge_states(context, store, &queue, &states, count).await?;
     }
     if context.screen.json {
         return context.screen.document(&json!({"queue": queue, "states": names, "purged": purged}));
     }
-    context.screen.line(&format!("{purged} jobs of {queue} are removed"))
+    context.screen.line(&format!("removed {} of {queue}", many(purged, "job")))
 }
 
 /// Removes batch by batch. What comes in meanwhile is not chased: as many go as were counted.

@@ -9,7 +9,7 @@ use crate::print::clean;
 use crate::time::{moment, relative};
 
 /// How an attempt ended, as `--json` writes it.
-pub fn outcome(attempt: &OpenAttempt) -> String {
+fn outcome(attempt: &OpenAttempt) -> String {
     attempt
         .outcome
         .and_then(|outcome| serde_json::to_value(outcome).ok())
