@@ -38,8 +38,8 @@ impl Level {
     }
 }
 
-/// Starts the log of this process; a second call changes nothing. Answers what is wrong with [`VARIABLE`], whose wrong
-/// parts do not count.
+/// Starts the log of this process; a second call changes nothing. Answers what is wrong with [`VARIABLE`], which does
+/// not count then.
 pub fn start(environment: &Environment, level: Level) -> Option<String> {
     let (filter, wrong) = filter(environment.filled(VARIABLE), level);
     let terminal = io::stderr().is_terminal();
@@ -56,14 +56,14 @@ pub fn start(environment: &Environment, level: Level) -> Option<String> {
 }
 
 fn filter(text: Option<&str>, level: Level) -> (EnvFilter, Option<String>) {
-    let builder = EnvFilter::builder().with_default_directive(level.filter().into());
-    let Some(text) = text else { return (builder.parse_lossy(""), None) };
-    match builder.parse(text) {
+    let builder = || EnvFilter::builder().with_default_directive(level.filter().into());
+    // What is said of one module leaves the others at the default; what is said of all stands later, and counts.
+    let (default, text) = (level.filter(), text.unwrap_or_default());
+    match builder().parse(format!("{default},{text}")) {
         Ok(filter) => (filter, None),
         Err(error) => {
-            let builder = EnvFilter::builder().with_default_directive(level.filter().into());
             let wrong = format!("{VARIABLE}: {error}; write a level like \"info\", or \"info,module=debug\"");
-            (builder.parse_lossy(""), Some(wrong))
+            (builder().parse_lossy(""), Some(wrong))
         }
     }
 }
