@@ -28,7 +28,7 @@ end
 local held = redis.call('HMGET', unacked, unpack(ids))
 
 local reply, taken, finished, ended, remembered = {}, {}, {}, {}, {}
-local done = {}
+local done, moved = {}, false
 local lists = { done = done, cancelled = {}, expired = {} }
 local count, ended_count, returned, due_now, next_due = 0, 0, 0, 0, nil
 local prefix = ' '
@@ -82,7 +82,10 @@ for i = 1, n do
         remembered[#remembered + 1] = id
       end
     end
-    for f = 1, i > plain and tonumber(ARGV[at + 7]) or 0 do redis.call('RPUSH', key('outbox'), ARGV[at + 7 + f]) end
+    for f = 1, i > plain and tonumber(ARGV[at + 7]) or 0 do
+      redis.call('RPUSH', key('outbox'), ARGV[at + 7 + f])
+      moved = true
+    end
   else
     -- A repeated call is known by the token that its first one left behind.
     local last = redis.call('HGET', key('ended'), id)
@@ -115,6 +118,8 @@ if returned > 0 then
   redis.call('HINCRBY', key('meta'), 'waiting', returned)
   redis.call('PUBLISH', key('hints'), 'work ' .. due_now .. ' ' .. (next_due and micros(next_due) or '-'))
 end
+-- Whoever moves follow-ups looks at the queue when it is told of a change.
+if moved then redis.call('PUBLISH', key('hints'), 'changed') end
 if ended_count > 0 then
   redis.call('HSET', key('ended'), unpack(ended))
   redis.call('HINCRBY', key('meta'), 'ended', ended_count)
