@@ -25,7 +25,8 @@ for i = plain + 1, n do
   items[i], ids[i] = at, ARGV[at]
   at = at + 8 + tonumber(ARGV[at + 7])
 end
-local held = redis.call('HMGET', unacked, unpack(ids))
+local held = {}
+for i, row in ipairs(redis.call('HMGET', unacked, unpack(ids))) do held[ids[i]] = row end
 
 local reply, taken, finished, ended, remembered = {}, {}, {}, {}, {}
 local done, moved = {}, false
@@ -34,7 +35,7 @@ local count, ended_count, returned, due_now, next_due = 0, 0, 0, 0, nil
 local prefix = ' '
 for i = 1, n do
   at = items[i]
-  local id, progress, mine, code = ids[i], ARGV[at + 1], held[i], 'done'
+  local id, progress, mine, code = ids[i], ARGV[at + 1], held[ids[i]], 'done'
   -- Deliveries of one pull share their token.
   if string.sub(progress, 1, #prefix) ~= prefix then prefix = string.match(progress, '^%d+ ') end
   if i > plain then
@@ -43,7 +44,8 @@ for i = 1, n do
   end
   if lapsed and mine and string.sub(mine, 1, #prefix) == prefix then
     reply[i] = 0
-    held[i] = false
+    -- The same item may stand in one call twice.
+    held[id] = false
     count = count + 1
     taken[count] = id
     if i <= plain then
@@ -92,7 +94,7 @@ for i = 1, n do
     if not last then
       for e = 1, #ended, 2 do if ended[e] == id then last = ended[e + 1] end end
     end
-    if not last and not mine then last = redis.call('HGET', key('progress'), id) end
+    if not last then last = redis.call('HGET', key('progress'), id) end
     if last and string.sub(last, 1, #prefix) == prefix then
       reply[i] = 0
     elseif last or redis.call('HEXISTS', key('jobs'), id) == 1 then
