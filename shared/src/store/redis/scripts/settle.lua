@@ -14,6 +14,12 @@ local lapsed = true
 if ARGV[2] == '1' then
   local lease = redis.call('ZSCORE', key('leases'), worker)
   lapsed = lease and tonumber(lease) <= now and tonumber(meta[2] or 0) <= now
+  -- A worker that was swept before: the answers of then once more, and nothing is taken.
+  if not lapsed and not redis.call('ZSCORE', key('lost'), worker) then
+    local stale = {}
+    for i = 1, n do stale[i] = 1 end
+    return stale
+  end
 end
 
 local items, ids, at = {}, {}, 8
