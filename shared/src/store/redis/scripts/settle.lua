@@ -119,8 +119,9 @@ end
 if redis.call('EXISTS', unacked) == 0 then
   redis.call('ZREM', key('leases'), worker)
   redis.call('DEL', key('cancel:' .. worker))
-  if ARGV[2] == '1' then redis.call('ZADD', key('lost'), math.floor(now / 1000), worker) end
 end
+-- From the first job on that was taken from it: it must stop, and not prolong what is left.
+if ARGV[2] == '1' then redis.call('ZADD', key('lost'), math.floor(now / 1000), worker) end
 redis.call('HINCRBY', key('meta'), 'running', -count)
 if returned > 0 then
   redis.call('HINCRBY', key('meta'), 'waiting', returned)
