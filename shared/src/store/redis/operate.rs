@@ -51,6 +51,8 @@ impl RedisStore {
                 Place::Waiting { due } => {
                     let mut progress = seen.found.progress.clone();
                     progress.state = Some(FinalState::Cancelled);
+                    // No error ended it; what went wrong before stands with the attempts.
+                    progress.error = None;
                     progress.due = progress.due.or(Some(due.as_millis()));
                     progress.ended = Some(seen.found.now.as_millis());
                     let record = &seen.found.record;
