@@ -3,6 +3,7 @@
 //! ```text
 //! random    sequences of operations on a store and on the model, with every answer and the whole state compared
 //! rules_*   one test a rule, by hand; all that needs a real clock is here
+//! peers     several processes at once, some of which die
 //! ```
 //! `ROUNDSMAN_CONTRACT_CASES` sets the number of random cases.
 
@@ -12,6 +13,8 @@
 mod compare;
 #[path = "contract/op.rs"]
 mod op;
+#[path = "contract/peers.rs"]
+mod peers;
 #[path = "contract/random.rs"]
 mod random;
 #[path = "contract/rules_change.rs"]
