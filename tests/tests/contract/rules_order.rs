@@ -34,7 +34,8 @@ async fn never_before_it_is_due(bed: Bed) {
     bed.enqueue(&[due_at("in", Due::In(Duration::from_millis(30)))]).await;
     let mut seen = Vec::new();
     while seen.len() < 21 {
-        let pulled = bed.pull_as(1, 1, HOUR).await;
+        // One that is due must not bring those along that are not.
+        let pulled = bed.pull_as(1, 1 + seen.len() % 3, HOUR).await;
         for delivery in pulled.deliveries {
             assert!(delivery.due <= pulled.now, "{delivery:?} came at {:?}", pulled.now);
             if let Some(n) = delivery.id.as_str().strip_prefix('j') {
