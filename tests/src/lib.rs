@@ -10,8 +10,8 @@
 
 pub mod checker;
 pub mod history;
-pub mod pipe_child;
 pub mod model;
+pub mod pipe_child;
 pub mod proc;
 pub mod redis_server;
 pub mod spawn;
