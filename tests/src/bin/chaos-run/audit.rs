@@ -44,7 +44,8 @@ impl Counted {
             map.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
         };
         report.figure("jobs by state", pairs(&mut self.states.iter().map(|(k, v)| ((*k).to_owned(), *v))));
-        report.figure("deliveries by outcome", pairs(&mut self.outcomes.iter().map(|(k, v)| (k.clone(), *v))));
+        report
+            .figure("deliveries by outcome", pairs(&mut self.outcomes.iter().map(|(k, v)| (k.clone(), *v))));
         report.figure("runs cut off, made again", self.reruns());
         report.figure("most deliveries of a job", self.most);
         for what in self.broken.iter().take(10) {
@@ -89,9 +90,15 @@ pub(crate) fn audit(
     stand.runtime.block_on(async {
         for name in [QUEUE, NEXT] {
             let queue = queue(name)?;
-            for state in
-                [State::Scheduled, State::Ready, State::Running, State::Done, State::Dead, State::Cancelled, State::Expired]
-            {
+            for state in [
+                State::Scheduled,
+                State::Ready,
+                State::Running,
+                State::Done,
+                State::Dead,
+                State::Cancelled,
+                State::Expired,
+            ] {
                 let mut cursor: Option<String> = None;
                 loop {
                     let page = store.list(&queue, state, cursor.as_deref(), MAX_BATCH).await?;
@@ -136,7 +143,10 @@ fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Count
         let Some(outcome) = attempt.outcome else { continue };
         let word = serde_json::to_value(outcome)?;
         *counted.outcomes.entry(word.as_str().unwrap_or_default().to_owned()).or_default() += 1;
-        if matches!(outcome, AttemptEnd::Done | AttemptEnd::Dead | AttemptEnd::Cancelled | AttemptEnd::Expired) {
+        if matches!(
+            outcome,
+            AttemptEnd::Done | AttemptEnd::Dead | AttemptEnd::Cancelled | AttemptEnd::Expired
+        ) {
             finals += 1;
             token = u64::try_from(attempt.token).ok();
         }
@@ -156,7 +166,12 @@ fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Count
         if finals == 0 && state != JobState::Dead {
             counted.broken.push(format!("{}/{}: {word}, and no delivery ended it", view.queue, view.id));
         }
-        writer.record(Event::Ended { queue: view.queue.to_string(), id: view.id.to_string(), state, token })?;
+        writer.record(Event::Ended {
+            queue: view.queue.to_string(),
+            id: view.id.to_string(),
+            state,
+            token,
+        })?;
     }
     writer.record(Event::Audit {
         audit: 1,

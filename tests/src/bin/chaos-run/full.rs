@@ -39,7 +39,10 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
 
     // One job by itself, as a user meets it.
     let alone = stand.site.cli(&["enqueue", QUEUE, "{\"n\":0}", "--id", "alone"])?;
-    report.figure("one more", format!("exit {:?}: {}", alone.code, alone.stderr.trim_end().replace('\n', " | ")));
+    report.figure(
+        "one more",
+        format!("exit {:?}: {}", alone.code, alone.stderr.trim_end().replace('\n', " | ")),
+    );
     report.demand(alone.code == TRY_AGAIN && alone.stdout.is_empty(), || format!("{alone:?}"));
     report.demand(alone.stderr.contains("nearly full"), || format!("no clear words: {}", alone.stderr));
     let found = stand.site.cli(&["job", "show", &format!("{QUEUE}/alone")])?;
@@ -47,10 +50,15 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
 
     stand.up()?;
     let drained = stand.runtime.block_on(drained(&store, DRAIN + Duration::from_millis(stored * 5)))?;
-    report.demand(drained, || format!("the backlog does not drain: {}", stand.fleet().map_or(String::new(), |it| {
-        let log = it.stderr();
-        log.lines().rev().take(5).collect::<Vec<_>>().join("\n")
-    })));
+    report.demand(drained, || {
+        format!(
+            "the backlog does not drain: {}",
+            stand.fleet().map_or(String::new(), |it| {
+                let log = it.stderr();
+                log.lines().rev().take(5).collect::<Vec<_>>().join("\n")
+            })
+        )
+    });
     let counted = audit(&stand, &store, drained, |_| Ok(()))?;
     stand.stop(&mut report)?;
     counted.tell(&mut report);

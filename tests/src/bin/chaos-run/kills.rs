@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let watcher = Watcher::start(stand.history.clone())?;
     let pace = Pace::default();
     let handle = stand.runtime.handle().clone();
-    let struck = std::thread::scope(|scope| {
+    let mut struck = std::thread::scope(|scope| {
         let produce = || {
             let _finished = Finished(&pace.jobs);
             let load = produce(&store, &producer, &pace, (jobs, kills), options.seed);

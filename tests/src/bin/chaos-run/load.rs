@@ -50,12 +50,8 @@ impl Order {
 
     /// A line of NDJSON.
     pub(crate) fn line(&self) -> String {
-        let mut text = format!("{{\"id\":{:?},\"payload\":{}", self.id, self.payload);
-        if let Some(delay) = self.delay {
-            text.push_str(&format!(",\"in\":\"{}ms\"", delay.as_millis()));
-        }
-        text.push('}');
-        text
+        let delay = self.delay.map_or_else(String::new, |it| format!(",\"in\":\"{}ms\"", it.as_millis()));
+        format!("{{\"id\":{:?},\"payload\":{}{delay}}}", self.id, self.payload)
     }
 }
 
@@ -68,10 +64,8 @@ pub(crate) async fn enqueue(
     history: &HistoryWriter,
 ) -> Result<u64, Failure> {
     let limits = Limits { max_payload: 256 * 1024, now: Wall::now() };
-    let jobs = orders
-        .iter()
-        .map(|order| spec::parse(&order.line(), &limits))
-        .collect::<Result<Vec<_>, _>>()?;
+    let jobs =
+        orders.iter().map(|order| spec::parse(&order.line(), &limits)).collect::<Result<Vec<_>, _>>()?;
     let mut lost = 0;
     loop {
         for order in orders {

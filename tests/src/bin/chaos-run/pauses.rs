@@ -94,7 +94,10 @@ fn row(options: &Options, name: &str, target: Target, pause: Duration) -> Result
     stand.stop(&mut report)?;
     watcher.end()?;
     report.figure("enqueues without an answer", lost);
-    report.figure("drained after going on", format!("{:.1} s (load went on for {} s)", after.as_secs_f64(), AFTER.as_secs()));
+    report.figure(
+        "drained after going on",
+        format!("{:.1} s (load went on for {} s)", after.as_secs_f64(), AFTER.as_secs()),
+    );
     counted.tell(&mut report);
     let slots = u64::from(SLOTS) * if target == Target::Worker { 1 } else { WORKERS };
     report.demand(counted.reruns() <= slots, || {

@@ -1,5 +1,6 @@
 //! What every run stands on: a store, a site for the binary, a fleet in it, and a folder of histories.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,14 +81,15 @@ impl Stand {
              min_workers = 4\nmax_workers = 4\nslots = {slots}\ngrace = \"5s\"\ncommand = {command:?}\n"
         );
         for queue in [QUEUE, NEXT] {
-            settings.push_str(&format!(
+            writeln!(
+                settings,
                 "[queues.{queue}]\nkeep_done = \"24h\"\nkeep_done_max = {keep}\nkeep_dead_max = {keep}\n\
-                 backoff = {{ type = \"fixed\", delay = \"50ms\" }}\n"
-            ));
+                 backoff = {{ type = \"fixed\", delay = \"50ms\" }}"
+            )?;
         }
         site.configure(&settings)?;
         let config = StoreConfig { place, namespace: Namespace::new("roundsman")?, lease: LEASE };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self {
             fleets: Vec::new(),
             server,

@@ -48,13 +48,10 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let over = AtomicBool::new(false);
     let (kills, drained) = std::thread::scope(|scope| -> Result<_, Failure> {
         let stand = &stand;
-        let killer = scope.spawn(|| {
-            kill_workers(stand, &over, options).map_err(|error| error.to_string())
+        let killer = scope.spawn(|| kill_workers(stand, &over, options).map_err(|error| error.to_string()));
+        let ended = orders.chunks(BATCH).try_for_each(|batch| enqueue(stand, batch)).and_then(|()| {
+            stand.runtime.block_on(drained(&store, DRAIN + Duration::from_millis(jobs * 100)))
         });
-        let ended = orders
-            .chunks(BATCH)
-            .try_for_each(|batch| enqueue(stand, batch))
-            .and_then(|()| stand.runtime.block_on(drained(&store, DRAIN + Duration::from_millis(jobs * 100))));
         over.store(true, Ordering::Relaxed);
         let kills = killer.join().map_err(|_panic| "the killer panicked")??;
         Ok((kills, ended?))
@@ -170,6 +167,8 @@ fn compare(symbols: &Path, pairs: &Path, report: &mut Report) -> Result<(), Fail
     check.arg(script("check")).arg("--symbols").arg(symbols).arg(pairs);
     let (equal, said) = output(check)?;
     report.figure("against addr2line", said.lines().last().unwrap_or_default());
-    report.demand(equal, || format!("traces differ from addr2line:\n{}", said.lines().take(20).collect::<Vec<_>>().join("\n")));
+    report.demand(equal, || {
+        format!("traces differ from addr2line:\n{}", said.lines().take(20).collect::<Vec<_>>().join("\n"))
+    });
     Ok(())
 }
