@@ -59,13 +59,11 @@ mod linux {
             loop {
                 let Ok(mut guard) = self.timer.readable().await else { return std::future::pending().await };
                 let mut count = [0; 8];
-                match guard.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut count)?)) {
-                    Ok(Ok(_)) => {
-                        self.set = None;
-                        return;
-                    }
-                    // Set anew while it was about to ring.
-                    Ok(Err(_)) | Err(_) => {}
+                let read = guard.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut count)?));
+                // Otherwise it was set anew while it was about to ring.
+                if matches!(read, Ok(Ok(_))) {
+                    self.set = None;
+                    return;
                 }
             }
         }

@@ -252,7 +252,9 @@ async fn listen(pipe: pipe::Receiver, key: Key, nonce: u64, events: mpsc::Sender
         let mut trouble = None;
         lines.push(buffer.get(..read).unwrap_or_default(), |line| {
             let message = line.and_then(decode::<FromChild>);
-            trouble = meter.line(now, message.is_err()).or(trouble.take());
+            if let Some(told) = meter.line(now, message.is_err()) {
+                trouble = Some(told);
+            }
             match message {
                 Ok(Some(FromChild::Hello { nonce: other, .. })) if other != nonce => {
                     trouble =

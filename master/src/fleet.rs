@@ -8,54 +8,19 @@ use roundsman_shared::board::Board;
 use roundsman_shared::clock::{Mono, StoreClock};
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{QueueName, WorkerId};
-use roundsman_shared::protocol::{RunningJob, ToChild, VERSION};
+use roundsman_shared::protocol::{ToChild, VERSION};
 use roundsman_shared::store::StoreConfig;
 
 use crate::child::{Child, Surroundings};
+use crate::crew::{Crew, Demand, Hand};
 use crate::event::{Event, Key};
-use crate::plan::{Plan, PoolPlan, Work};
-use crate::pool::{Actions, Budget, Pool};
+use crate::plan::{Plan, Work};
+use crate::pool::{Actions, Budget};
 use crate::random;
-use crate::registry::{JobRecord, PoolRecord, WorkerRecord, start_time};
+use crate::registry::{PoolRecord, start_time};
 use crate::release::{Ending, Release};
-use crate::scale::{Decision, Inputs, Law, Limits};
-use crate::slot::{self, Action, Exit, Life, Slot};
+use crate::slot::{self, Action, Exit, Slot};
 use crate::spawn::{Launch, Started};
-
-/// What is known of a queue between two pulses.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Demand {
-    pub ready: u64,
-    pub enqueued: u64,
-    /// Jobs that fell due since the last pulse and found nobody idle.
-    pub unmet: u64,
-}
-
-/// A pool, its processes and its scaling.
-#[derive(Debug)]
-struct Crew {
-    plan: PoolPlan,
-    pool: Pool,
-    law: Law,
-    decision: Decision,
-    hands: BTreeMap<u32, Hand>,
-    /// Jobs finished and milliseconds run by workers that are gone.
-    past: (u64, u64),
-    /// It is no more in the settings: it goes when its last worker has gone.
-    leaving: bool,
-}
-
-/// One process of a crew.
-#[derive(Debug)]
-struct Hand {
-    key: Key,
-    id: WorkerId,
-    nonce: u64,
-    board: Board,
-    child: Option<Child>,
-    pid: u32,
-    started: u64,
-}
 
 /// See the module's text.
 #[derive(Debug)]
@@ -127,7 +92,12 @@ impl Fleet {
     pub(crate) fn step(&mut self, key: &Key, event: slot::Event, now: Mono) {
         let Some(crew) = self.crews.get_mut(&key.pool) else { return };
         let mut actions = Vec::new();
+        let was = crew.pool.quarantine.is_some();
         crew.pool.step(now, key.number, key.incarnation, event, &mut actions);
+        if !was && let Some(quarantine) = &crew.pool.quarantine {
+            let (pool, why) = (&*key.pool, &quarantine.why);
+            tracing::error!(pool, why, "the pool is quarantined: nothing is started, its jobs wait");
+        }
         self.carry_out(&key.pool, actions, now);
     }
 
@@ -189,7 +159,7 @@ impl Fleet {
         self.crews.values().map(|crew| crew.pool.woken(now, queue)).sum()
     }
 
-    /// Everybody finishes and leaves; see [`Pool::close`].
+    /// Everybody finishes and leaves; see [`crate::pool::Pool::close`].
     pub(crate) fn close(&mut self, by: Option<Duration>, why: &str, now: Mono) {
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
         for name in names {
@@ -297,6 +267,10 @@ impl Fleet {
             crew.past.1 += life.beat.busy_ms;
         }
         let running = hand.board.read().unwrap_or_default();
+        if fate.is_none() && exit.is_crash() {
+            let jobs = running.iter().map(|posted| format!("{}/{}", posted.queue, posted.id));
+            crew.pool.crashed(jobs);
+        }
         let release = (crew.plan.work != Work::Intake).then(|| Release {
             worker: hand.id.clone(),
             queues: crew.pool.shape.queues.clone(),
@@ -381,7 +355,18 @@ impl Fleet {
                         self.send(pool, number, &ToChild::Pause, now);
                     }
                 }
-                Action::Send(message) => self.send(pool, number, &message, now),
+                Action::Send(message) => {
+                    if let ToChild::Stop { mode, by_ms, why } = &message {
+                        tracing::info!(
+                            worker = format!("{pool}/{number}"),
+                            ?mode,
+                            by_ms,
+                            why,
+                            "it is told to leave"
+                        );
+                    }
+                    self.send(pool, number, &message, now);
+                }
                 Action::Signal { group, signal } => {
                     let child = self.crews.get(pool).and_then(|crew| crew.hands.get(&number)?.child.as_ref());
                     if let Some(child) = child {
@@ -400,14 +385,6 @@ impl Fleet {
                             tracing::info!(worker, pid, exit = %death.exit, "it has ended")
                         }
                         (fate, _) => tracing::warn!(worker, pid, exit = %death.exit, ?fate, "it has died"),
-                    }
-                    if let Some(quarantine) = &crew.pool.quarantine {
-                        let why = &quarantine.why;
-                        tracing::error!(
-                            pool = &**pool,
-                            why,
-                            "the pool is quarantined: nothing is started, its jobs wait"
-                        );
                     }
                 }
                 Action::Note(text) => tracing::warn!(worker = format!("{pool}/{number}"), "{text}"),
@@ -461,98 +438,6 @@ impl Fleet {
                 answer.await.unwrap_or_else(|_| Err(std::io::Error::other("the spawning thread is gone")));
             let _ = events.send(Event::Started { key, started }).await;
         });
-    }
-}
-
-impl Crew {
-    fn new(plan: PoolPlan) -> Self {
-        let decision = Decision {
-            target: plan.min,
-            needed: 0,
-            why: "nothing is known yet".to_owned(),
-            saturated: false,
-        };
-        let pool = Pool::new(plan.shape());
-        Self {
-            plan,
-            pool,
-            law: Law::default(),
-            decision,
-            hands: BTreeMap::new(),
-            past: (0, 0),
-            leaving: false,
-        }
-    }
-
-    fn lives(&self) -> impl Iterator<Item = &Life> {
-        self.pool.slots.values().filter_map(Slot::life)
-    }
-
-    fn decide(&mut self, now: Mono, demand: &BTreeMap<QueueName, Demand>, blind: bool) {
-        if self.plan.work == Work::Intake {
-            return;
-        }
-        let long = self.law.long_job(self.plan.target_wait);
-        let long_ms = u64::try_from(long.as_millis()).unwrap_or(u64::MAX);
-        let ran = |life: &Life, job: &RunningJob| {
-            job.ran.saturating_add(u64::try_from(now.since(life.heard).as_millis()).unwrap_or(0))
-        };
-        let is_held = |life: &&Life| {
-            let jobs = &life.beat.jobs;
-            jobs.len() >= usize::from(self.plan.slots) && jobs.iter().all(|job| ran(life, job) > long_ms)
-        };
-        let held = u32::try_from(self.lives().filter(is_held).count()).unwrap_or(u32::MAX);
-        let busy =
-            u32::try_from(self.lives().filter(|life| life.beat.running > 0).count()).unwrap_or(u32::MAX);
-        let queues = || self.pool.shape.queues.iter().filter_map(|queue| demand.get(queue));
-        let inputs = Inputs {
-            ready: queues().map(|demand| demand.ready + demand.unmet).sum(),
-            enqueued: queues().map(|demand| demand.enqueued).sum(),
-            finished: self.past.0 + self.lives().map(|life| life.beat.done + life.beat.failed).sum::<u64>(),
-            busy_ms: self.past.1 + self.lives().map(|life| life.beat.busy_ms).sum::<u64>(),
-            held,
-            busy,
-            blind,
-        };
-        let PoolPlan { min, max, slots, target_wait, .. } = self.plan;
-        let before = self.decision.target;
-        self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
-        if self.decision.target != before {
-            tracing::debug!(
-                target = self.decision.target,
-                why = self.decision.why,
-                "another number of workers"
-            );
-        }
-    }
-
-    fn record(&self, name: &str) -> PoolRecord {
-        let workers = self.hands.iter().filter_map(|(number, hand)| {
-            let life = self.pool.slots.get(number)?.life()?;
-            let job = |job: &RunningJob| JobRecord {
-                queue: job.queue.clone(),
-                id: job.id.clone(),
-                attempt: job.attempt,
-            };
-            Some(WorkerRecord {
-                worker: hand.key.label(),
-                id: hand.id.clone(),
-                pid: hand.pid,
-                started: hand.started,
-                state: life.state().to_owned(),
-                jobs: life.beat.jobs.iter().map(job).collect(),
-                rss: life.beat.rss_kb * 1024,
-            })
-        });
-        PoolRecord {
-            pool: name.to_owned(),
-            desired: self.decision.target,
-            why: self.decision.why.clone(),
-            quarantined: self.pool.quarantine.as_ref().map(|quarantine| quarantine.why.clone()),
-            saturated: self.decision.saturated,
-            queues: self.pool.shape.queues.iter().map(ToString::to_string).collect(),
-            workers: workers.filter(|worker| worker.pid != 0).collect(),
-        }
     }
 }
 

@@ -6,7 +6,7 @@
 //!                pool      the slots of a pool: starts, wake-ups, quarantine
 //!                scale     how many workers are needed, and why
 //! rim            run       the one loop
-//!                fleet     carries out what the cores decide
+//!                fleet     carries out what the cores decide;  crew: one pool of it
 //!                spawn     the one thread that starts processes
 //!                child     a running process: pipes, signals, exit;  stderr: what it writes
 //!                listener  hints, the next due time, a look a second;  alarm: on time
@@ -21,6 +21,7 @@
 
 mod alarm;
 mod child;
+mod crew;
 mod event;
 mod fleet;
 mod listener;
@@ -80,6 +81,7 @@ fn roles_end() -> std::io::Result<u8> {
             return Ok(exit::CONFIG);
         }
     };
+    make_room(&plan);
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -87,4 +89,18 @@ fn roles_end() -> std::io::Result<u8> {
     // Blocking calls into a store that hangs must not hold the exit.
     runtime.shutdown_background();
     code
+}
+
+/// Each worker costs five descriptors; the usual limit of 1024 is raised only where that is too few.
+fn make_room(plan: &plan::Plan) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const A_WORKER: u64 = 6;
+    const THE_REST: u64 = 100;
+    let workers: u64 = plan.pools.values().map(|pool| u64::from(pool.max)).sum();
+    let needed = workers.saturating_mul(A_WORKER).saturating_add(THE_REST);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < needed) {
+        let current = Some(maximum.map_or(needed, |maximum| maximum.min(needed)));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+    }
 }

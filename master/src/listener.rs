@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Between two tries to open the store.
 const REOPEN: Duration = Duration::from_millis(500);
 /// Readings of the store's clock that are compared: the tightest counts.
-const READINGS: usize = 3;
+const READINGS: usize = 8;
 /// Orders that may wait.
 const ORDERS: usize = 64;
 

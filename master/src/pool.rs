@@ -1,7 +1,7 @@
 //! The slots of one pool: how many are filled, which is started, woken or let go, and when the pool itself is at fault.
 //! Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
@@ -13,6 +13,8 @@ use crate::slot::{Action, Blame, Death, Event, Exit, Fate, Phase, Slot, State};
 
 /// So many failures to boot in a row, and the pool is at fault rather than its workers.
 const BOOT_FAILURES: u32 = 4;
+/// So many different jobs crash their workers, with none finished in between, and the pool is at fault, not the jobs.
+const CRASHING_JOBS: usize = 4;
 /// A quarantined pool is tried again, with one worker, so much later.
 const QUARANTINE: Duration = Duration::from_secs(300);
 /// A worker is let go only after it has been idle for so long.
@@ -37,6 +39,8 @@ pub struct Pool {
     pub slots: BTreeMap<u32, Slot>,
     pub quarantine: Option<Quarantine>,
     boot_failures: u32,
+    /// Jobs that crashed their workers since one was finished.
+    crashers: BTreeSet<String>,
     /// Slots whose worker was started with settings that count no more, by incarnation.
     stale: BTreeMap<u32, u64>,
     /// Nothing is started any more.
@@ -99,6 +103,7 @@ impl Pool {
             slots: BTreeMap::new(),
             quarantine: None,
             boot_failures: 0,
+            crashers: BTreeSet::new(),
             stale: BTreeMap::new(),
             closing: false,
         }
@@ -108,7 +113,11 @@ impl Pool {
     pub fn step(&mut self, now: Mono, number: u32, incarnation: u64, event: Event, out: &mut Actions) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let mut actions = Vec::new();
+        let done = slot.life().map(|life| life.beat.done);
         slot.step(now, incarnation, event, &self.shape.detection, &mut actions);
+        if slot.life().map(|life| life.beat.done) > done {
+            self.crashers.clear();
+        }
         for action in actions {
             match &action {
                 Action::Died(death) => self.died(now, death),
@@ -137,7 +146,21 @@ impl Pool {
         }
     }
 
+    /// A worker is about to be buried that crashed while it ran these jobs.
+    pub fn crashed(&mut self, jobs: impl Iterator<Item = String>) {
+        self.crashers.extend(jobs);
+    }
+
     fn died(&mut self, now: Mono, death: &Death) {
+        if self.crashers.len() >= CRASHING_JOBS && self.quarantine.is_none() {
+            let why = format!(
+                "{} different jobs in a row crashed their workers ({})",
+                self.crashers.len(),
+                death.exit
+            );
+            self.crashers.clear();
+            self.put_in_quarantine(now, why);
+        }
         match death.blame {
             Blame::Nobody | Blame::Job | Blame::Worker { ready: true } => {}
             Blame::Worker { ready: false } => {
@@ -259,6 +282,14 @@ impl Pool {
             let mut actions = Vec::new();
             slot.step(now, slot.incarnation, Event::Spawn, &self.shape.detection, &mut actions);
             out.extend(actions.into_iter().map(|action| (number, action)));
+        }
+        // Who was replaced while it died need not come back.
+        let mut waiting = self.filled().saturating_sub(wanted);
+        for slot in self.slots.values_mut().filter(|slot| matches!(slot.state, State::Backoff { .. })) {
+            if waiting > 0 {
+                waiting -= 1;
+                slot.state = State::Empty;
+            }
         }
         let surplus = self.filled().saturating_sub(wanted);
         for number in self.long_idle(now).into_iter().take(surplus) {
@@ -467,6 +498,26 @@ mod tests {
     }
 
     #[test]
+    fn who_was_replaced_while_it_died_does_not_cost_another_its_place() {
+        let mut pool = filled(2, 3);
+        let mut budget = Budget::new(4, at(0));
+        let mut out = Vec::new();
+        pool.step(at(20_000), 1, 1, Event::Time { blind: false }, &mut out);
+        assert!(out.contains(&(1, Action::Signal { group: false, signal: crate::slot::Deadly::Abort })));
+        let beat = roundsman_shared::protocol::Beat { doing: Doing::Idle, ..Default::default() };
+        pool.step(at(20_000), 2, 1, Event::Line(FromChild::Hb(beat)), &mut out);
+        pool.adjust(at(20_000), 2, &mut budget, &mut 0, &mut out);
+        assert_eq!(spawned(&out), [3]);
+        out.clear();
+        pool.step(at(21_000), 1, 1, Event::Gone, &mut out);
+        pool.step(at(21_000), 1, 1, Event::Reaped { exit: Exit::Signal(6), jitter: 0.0 }, &mut out);
+        assert!(matches!(pool.slots[&1].state, State::Backoff { .. }));
+        out.clear();
+        pool.adjust(at(21_000), 2, &mut budget, &mut 0, &mut out);
+        assert_eq!((out.len(), pool.filled()), (0, 2));
+    }
+
+    #[test]
     fn wakes_go_to_the_latest_idle_once() {
         let mut pool = filled(3, 8);
         let queue = QueueName::new("q").unwrap();
@@ -497,6 +548,31 @@ mod tests {
         pool.time(at(300_100), false, &mut out);
         pool.adjust(at(300_100), 2, &mut budget, &mut 0, &mut out);
         assert_eq!(spawned(&out), [1]);
+    }
+
+    #[test]
+    fn different_jobs_that_crash_are_the_pools_fault() {
+        let mut pool = Pool::new(shape(4));
+        let mut budget = Budget::new(4, at(0));
+        let mut ms = 0;
+        let mut crash = |pool: &mut Pool, job: &str| {
+            let mut out = Vec::new();
+            ms += 60_000;
+            pool.time(at(ms), false, &mut out);
+            pool.adjust(at(ms), 1, &mut budget, &mut 0, &mut out);
+            make_ready(pool, at(ms), 1);
+            let incarnation = pool.slots[&1].incarnation;
+            pool.step(at(ms), 1, incarnation, Event::Gone, &mut out);
+            pool.crashed([job.to_owned()].into_iter());
+            pool.step(at(ms), 1, incarnation, Event::Reaped { exit: Exit::Signal(6), jitter: 0.0 }, &mut out);
+            pool.quarantine.is_some()
+        };
+        for _ in 0..6 {
+            assert!(!crash(&mut pool, "q/one"));
+        }
+        assert!(!crash(&mut pool, "q/two"));
+        assert!(!crash(&mut pool, "q/three"));
+        assert!(crash(&mut pool, "q/four"));
     }
 
     #[test]

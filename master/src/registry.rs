@@ -76,6 +76,7 @@ pub(crate) struct JobRecord {
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
     written: Option<(Mono, String)>,
+    looked: Option<Mono>,
     going: bool,
 }
 
@@ -85,10 +86,11 @@ impl Schedule {
         if self.going {
             return None;
         }
-        let age = self.written.as_ref().map(|(at, _)| now.since(*at));
-        if age.is_some_and(|age| age < NEWS) {
+        if self.looked.is_some_and(|at| now.since(at) < NEWS) {
             return None;
         }
+        self.looked = Some(now);
+        let age = self.written.as_ref().map(|(at, _)| now.since(*at));
         let text = serde_json::to_string(&record()).ok()?;
         let news = self.written.as_ref().is_none_or(|(_, last)| without_rss(last) != without_rss(&text));
         if !news && age.is_some_and(|age| age < RENEW) {

@@ -25,8 +25,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::child::Surroundings;
+use crate::crew::Demand;
 use crate::event::Event;
-use crate::fleet::{Demand, Fleet};
+use crate::fleet::Fleet;
 use crate::listener::{self, Order};
 use crate::orphans;
 use crate::parent::Parent;
@@ -176,9 +177,11 @@ impl Master {
             if let Some(event) = event {
                 self.handle(event, now);
             }
-            self.fleet.time(now);
-            if self.fleet.is_short() && self.stopping.is_none() {
-                self.fleet.scale(now);
+            if now >= planned {
+                self.fleet.time(now);
+                if self.fleet.is_short() && self.stopping.is_none() {
+                    self.fleet.scale(now);
+                }
             }
             self.register(now);
         }

@@ -5,6 +5,7 @@
 //! been lower for a while; who is let go, and that it was idle, is the pool's business.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
@@ -188,17 +189,17 @@ impl Law {
                 if parts.is_empty() { String::new() } else { format!("{} at {each}", parts.join(" and ")) };
             if inputs.held > 0 {
                 let and = if text.is_empty() { "" } else { ", and " };
-                text.push_str(&format!("{and}{} held by long jobs", plural(inputs.held)));
+                let _ = write!(text, "{and}{} held by long jobs", plural(inputs.held));
             }
             format!("{text} need {}", plural(needed))
         };
         if needed > limits.max {
-            text.push_str(&format!("; bounded by max_workers {}", limits.max));
+            let _ = write!(text, "; bounded by max_workers {}", limits.max);
         } else if held_need.max(needed) < limits.min {
-            text.push_str(&format!("; min_workers is {}", limits.min));
+            let _ = write!(text, "; min_workers is {}", limits.min);
         } else if held_need > needed {
             let shown = held_need.min(limits.max);
-            text.push_str(&format!("; {shown} until the need has been lower for {} s", HOLD.as_secs()));
+            let _ = write!(text, "; {shown} until the need has been lower for {} s", HOLD.as_secs());
         }
         text
     }

@@ -1,6 +1,7 @@
 //! What workers write to their standard error: forwarded to ours line by line with the worker's name in front, at a
 //! bounded rate, and the end of it kept for the record of a crash.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -143,11 +144,11 @@ impl Prefixed {
 
     fn flush(&mut self, out: &mut String) {
         if self.dropped > 0 {
-            out.push_str(&format!("[{}] ({} bytes dropped)\n", self.label, self.dropped));
+            let _ = writeln!(out, "[{}] ({} bytes dropped)", self.label, self.dropped);
             self.dropped = 0;
         }
         if !self.cut || !self.line.is_empty() {
-            out.push_str(&format!("[{}] {}\n", self.label, String::from_utf8_lossy(&self.line)));
+            let _ = writeln!(out, "[{}] {}", self.label, String::from_utf8_lossy(&self.line));
         }
         self.line.clear();
         self.cut = false;

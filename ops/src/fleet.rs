@@ -47,6 +47,12 @@ pub struct PoolRecord {
     pub desired: u64,
     #[serde(default)]
     pub why: Value,
+    /// Why nothing is started any more.
+    #[serde(default)]
+    pub quarantined: Option<String>,
+    /// It is at its maximum and needs more.
+    #[serde(default)]
+    pub saturated: bool,
     #[serde(default)]
     pub workers: Vec<WorkerRecord>,
 }
@@ -85,10 +91,15 @@ impl PoolRecord {
 
     /// The last decision of its scaling, in words.
     pub fn why(&self) -> String {
-        match &self.why {
+        let why = match &self.why {
             Value::Null => String::new(),
             Value::String(text) => text.clone(),
             other => other.to_string(),
+        };
+        match &self.quarantined {
+            Some(cause) => format!("quarantined: {cause}; {why}"),
+            None if self.saturated => format!("saturated: {why}"),
+            None => why,
         }
     }
 
@@ -185,6 +196,9 @@ mod tests {
         let (host, pool) = fleet.pools_of("mail").next().unwrap();
         assert_eq!((host, pool.why().as_str(), pool.running()), ("a", "busy", 1));
         assert!(fleet.neglect("other").is_some_and(|text| text.contains("no running pool serves")));
+        let sick =
+            PoolRecord { quarantined: Some("exit 127".into()), why: "x".into(), ..PoolRecord::default() };
+        assert_eq!(sick.why(), "quarantined: exit 127; x");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod checker;
 pub mod history;
+pub mod pipe_child;
 pub mod proc;
 pub mod redis_server;
 pub mod spawn;

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use roundsman_shared::protocol::{Beat, Doing, RunningJob};
 
 use super::*;
 
@@ -96,7 +97,7 @@ fn idle(tick: u64) -> Beat {
 }
 
 fn busy(tick: u64, left: i64) -> Beat {
-    let job = RunningJob { queue: "q".into(), id: "a".into(), attempt: 1, ran: 1, left };
+    let job = RunningJob { queue: "q".into(), id: "a".into(), attempt: 1, ran: 1, left, progress: None };
     Beat { doing: Doing::Busy, running: 1, jobs: vec![job], ..idle(tick) }
 }
 

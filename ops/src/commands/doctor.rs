@@ -200,12 +200,33 @@ async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Re
         room(context, store, &queue, &view, findings).await?;
         idle &= view.scheduled + view.ready + view.inbox == 0;
     }
+    sick(&fleet, findings);
     match fleet.hosts.len() {
         0 if idle => findings.ok("fleet", "no fleet runs, and no job waits"),
         0 => {}
         hosts => findings.ok("fleet", format!("{} heard", many(hosts, "host"))),
     }
     Ok(())
+}
+
+/// Pools that cannot do what is asked of them.
+fn sick(fleet: &Fleet, findings: &mut Findings) {
+    for (host, pool) in fleet.hosts.iter().flat_map(|host| host.pools.iter().map(move |pool| (host, pool))) {
+        let name = format!("pool {} on {}", pool.pool, host.host);
+        if let Some(cause) = &pool.quarantined {
+            findings.error(
+                "pools",
+                format!("{name} is quarantined and starts no worker: {cause}"),
+                "put its program right, then reload or restart the fleet; its jobs wait unharmed",
+            );
+        } else if pool.saturated {
+            findings.warning(
+                "pools",
+                format!("{name} is at its maximum and needs more: {}", pool.why()),
+                "raise max_workers, or add a host",
+            );
+        }
+    }
 }
 
 async fn durability(context: &Context, store: &Store, findings: &mut Findings) -> Result<(), Failure> {

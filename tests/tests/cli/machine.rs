@@ -55,6 +55,22 @@ fn doctor_fails_on_an_error() {
 }
 
 #[test]
+fn doctor_tells_of_pools_that_cannot_work() {
+    let rig = Rig::new();
+    rig.beat("box", r#"{"host":"box","pools":[{"pool":"p","queues":[],"quarantined":"exit 127","why":"x"},{"pool":"s","queues":[],"saturated":true,"why":"9 needed"}]}"#);
+    let done = rig.run(&["doctor"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    for phrase in [
+        "pool p on box is quarantined and starts no worker: exit 127",
+        "pool s on box is at its maximum",
+        "9 needed",
+    ] {
+        assert!(done.stdout.contains(phrase), "no {phrase:?} in {}", done.stdout);
+    }
+    assert!(rig.ok(&["status"]).contains("quarantined: exit 127"));
+}
+
+#[test]
 fn settings_are_shown_with_their_origin_and_without_secrets() {
     let site = Site::new("[store]\nurl = \"redis://:hunter2@localhost\"\nlease = \"9s\"").unwrap();
     let done = site.cli(&["config", "show", "--origin", "--namespace", "n1"]).unwrap();
