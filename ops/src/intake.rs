@@ -151,7 +151,7 @@ impl Inbox {
 
     /// Takes in until something fails.
     async fn take_in(&self) -> Result<std::convert::Infallible, StoreError> {
-        let mut connection = self.store.inbox_connection(WAIT).await?;
+        let mut connection = self.store.inbox_connection().await?;
         self.leftovers().await?;
         let mut looked = roundsman_shared::clock::Mono::now();
         loop {

@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, Direction};
+use redis::{Cmd, Direction};
 
 use super::RedisStore;
 use super::enqueue::enqueued;
@@ -19,23 +18,24 @@ use crate::store::{Enqueued, MAX_BATCH, StoreError};
 pub type Taken = Vec<u8>;
 
 /// A connection that may block, for one queue's inbox.
-#[derive(Debug)]
-pub struct InboxConnection(MultiplexedConnection);
+pub struct InboxConnection(deadpool_redis::Connection);
+
+impl std::fmt::Debug for InboxConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InboxConnection")
+    }
+}
 
 impl RedisStore {
     /// A connection of its own, since waiting on it stalls whatever shares it.
     ///
     /// # Errors
     /// When Redis is not reached.
-    pub async fn inbox_connection(&self, wait: Duration) -> Result<InboxConnection, StoreError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(2)))
-            .set_response_timeout(Some(wait + Duration::from_secs(5)));
-        let connection = self.link.client().get_multiplexed_async_connection_with_config(&config).await;
-        connection.map(InboxConnection).map_err(|error| failed(&error))
+    pub async fn inbox_connection(&self) -> Result<InboxConnection, StoreError> {
+        self.link.blocking().await.map(InboxConnection)
     }
 
-    /// Waits up to `wait` for an entry and moves it, and what else is there up to a batch, to the taker's list.
+    /// Waits up to `wait`, at most [`super::MAX_WAIT`], for an entry and moves it, and what else is there up to a batch, to the taker's list.
     ///
     /// # Errors
     /// See [`StoreError`].

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use deadpool_redis::{Manager, Pool, PoolError, Runtime, Timeouts};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::Mutex;
 
 use super::scripts::Scripts;
@@ -13,6 +14,10 @@ use crate::store::{Durability, StoreError};
 /// How long an answer may take. Longer than any script, shorter than any lease's margin.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest wait of a blocking command.
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Connections that block: one for each watched inbox.
+const BLOCKING: usize = 256;
 /// How long the memory figure that admits enqueues may be old.
 const MEMORY_AGE: Duration = Duration::from_millis(500);
 /// Enqueues are refused above this share of `maxmemory`, so that acknowledgements and retries still fit.
@@ -25,9 +30,27 @@ const MIN_VERSION: (u32, u32) = (7, 0);
 pub(super) struct Link {
     client: Client,
     connection: ConnectionManager,
+    /// Connections that may block; ordinary traffic never shares them.
+    blocking: Pool,
     pub(super) scripts: Scripts,
     /// When memory was last looked at, and what came of it.
     memory: Mutex<Option<(Mono, Result<(), StoreError>)>>,
+}
+
+/// Made when first asked for; none of the library's own waits is endless.
+fn blocking_pool(client: &Client) -> Result<Pool, StoreError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(MAX_WAIT + ANSWER_TIMEOUT));
+    let manager = Manager::new_with_config(client.get_connection_info().clone(), config)
+        .map_err(|error| failed(&error))?;
+    let wait = Some(CONNECT_TIMEOUT);
+    Pool::builder(manager)
+        .max_size(BLOCKING)
+        .timeouts(Timeouts { wait, create: wait, recycle: wait })
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| StoreError::Unfit(error.to_string()))
 }
 
 pub(super) fn failed(error: &RedisError) -> StoreError {
@@ -70,9 +93,18 @@ impl Link {
             .map_err(|error| failed(&error))?;
         let scripts = Scripts::new();
         scripts.load(&mut connection).await.map_err(|error| failed(&error))?;
-        let link = Self { client, connection, scripts, memory: Mutex::new(None) };
+        let blocking = blocking_pool(&client)?;
+        let link = Self { client, connection, blocking, scripts, memory: Mutex::new(None) };
         link.check_server().await?;
         Ok(link)
+    }
+
+    /// A connection that may block.
+    pub(super) async fn blocking(&self) -> Result<deadpool_redis::Connection, StoreError> {
+        self.blocking.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => failed(&error),
+            other => StoreError::Unavailable(other.to_string()),
+        })
     }
 
     pub(super) const fn client(&self) -> &Client {

@@ -25,7 +25,8 @@ use std::sync::{Arc, Mutex};
 
 use super::{StoreConfig, StoreError};
 use crate::names::QueueName;
-pub use inbox::Taken;
+pub use inbox::{InboxConnection, Taken};
+pub use link::MAX_WAIT;
 
 /// See the module's text.
 #[derive(Debug, Clone)]
