@@ -154,6 +154,7 @@ pub(super) fn retry(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId) -> Result<Ch
             Progress { attempt: progress.attempt, attempts: progress.attempts, ..Progress::default() };
         progress = forgiven;
         job.unend(tx)?;
+        forget(tx, &job, id)?;
     } else {
         job.unwait(tx, id)?;
     }
@@ -171,13 +172,19 @@ pub(super) fn delete(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId) -> Result<C
         State::Done | State::Dead | State::Cancelled | State::Expired => job.unend(tx)?,
     }
     tx.sql("DELETE FROM jobs WHERE queue = ?1 AND id = ?2")?.execute(params![job.no, id.as_str()])?;
+    forget(tx, &job, id)?;
+    Ok(Changed::Ok)
+}
+
+/// Of an id that is remembered because its job had ended.
+fn forget(tx: &mut Tx<'_>, job: &Job, id: &JobId) -> Result<(), Fault> {
     if tx.queue(job.at).remembered > 0 {
         let forgotten = tx
             .sql("DELETE FROM remembered WHERE queue = ?1 AND id = ?2")?
             .execute(params![job.no, id.as_str()])?;
         tx.change(job.at).remembered -= u64::try_from(forgotten).unwrap_or(0);
     }
-    Ok(Changed::Ok)
+    Ok(())
 }
 
 pub(super) fn purge(tx: &mut Tx<'_>, queue: &QueueName, state: State) -> Result<u64, Fault> {
