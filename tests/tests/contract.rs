@@ -9,6 +9,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+#[path = "contract/args.rs"]
+mod args;
 #[path = "contract/compare.rs"]
 mod compare;
 #[path = "contract/op.rs"]
@@ -31,3 +33,5 @@ mod rules_read;
 mod stores;
 #[path = "contract/twin.rs"]
 mod twin;
+#[path = "contract/twin_verbs.rs"]
+mod twin_verbs;

@@ -6,9 +6,10 @@ use roundsman_shared::job::{FinalState, State};
 use roundsman_shared::names::{JobId, QueueName};
 use roundsman_shared::store::Held;
 
+use crate::args::job_id;
 use crate::op::{IDS, WORKERS};
 use crate::stores::worker;
-use crate::twin::{Checked, Twin, failed, job_id, same};
+use crate::twin::{Checked, Twin, failed, same};
 
 /// The record with the moment of another one's enqueue.
 pub(crate) fn stamped(record: &Record, like: &Record) -> Record {

@@ -10,20 +10,14 @@ use std::time::Duration;
 use roundsman_shared::clock::StoreTime;
 use roundsman_shared::job::settle::{Again, Delivery, FollowUp, Settlement, Write};
 use roundsman_shared::job::view::Place;
-use roundsman_shared::job::{self, Due, FinalState, NewJob, Outcome, Policy, Run, Spec};
+use roundsman_shared::job::{self, Due, FinalState, NewJob, Outcome, Run, Spec};
 use roundsman_shared::names::{JobId, QueueName, WorkerId};
-use roundsman_shared::settings::Backoff;
-use roundsman_shared::store::{
-    Enqueued, Mark, PullRequest, RenewRequest, Retention, SettleRequest, Store, StoreError,
-};
+use roundsman_shared::store::{Enqueued, PullRequest, SettleRequest, Store, StoreError};
 use roundsman_tests::model::Model;
 
-use crate::op::{AckArg, ClockArg, DueArg, ExpiresArg, JobArg, Op, OutcomeArg, PullArg, SettleArg, WORKERS};
-use crate::stores::{HOUR, from_spec, id, queue, worker};
-
-/// In the far past and the far future, in Unix milliseconds.
-const PAST: i64 = 1_000_000_000_000;
-const FUTURE: i64 = 4_102_444_800_000;
+use crate::args::{lease, new_job, policy, retention};
+use crate::op::{AckArg, ClockArg, Op, OutcomeArg, PullArg, SettleArg, WORKERS};
+use crate::stores::{HOUR, from_spec, queue, worker};
 
 /// A job beside those of the operations.
 pub(crate) const FIRST: &str = "first";
@@ -39,12 +33,12 @@ pub(crate) struct Twin<'s> {
     /// Between which readings each job came to exist, in Unix ms.
     pub(crate) born: BTreeMap<(QueueName, JobId), (i64, i64)>,
     /// Each queue's deliveries so far, and to whom they went.
-    given: [Vec<(u8, Delivery)>; 2],
+    pub(crate) given: [Vec<(u8, Delivery)>; 2],
     /// When something ended last: what ends later must do so in a later millisecond, since that is how fine the
     /// order of what has ended is kept.
-    ended: StoreTime,
-    live_versions: [u64; 2],
-    pulsed: [StoreTime; 2],
+    pub(crate) ended: StoreTime,
+    pub(crate) live_versions: [u64; 2],
+    pub(crate) pulsed: [StoreTime; 2],
     pub(crate) page: usize,
 }
 
@@ -55,56 +49,6 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(what: &str, store: &T, model:
 #[expect(clippy::needless_pass_by_value, reason = "the signature that map_err asks for")]
 pub(crate) fn failed(error: StoreError) -> String {
     format!("the store failed: {error}")
-}
-
-fn policy() -> Policy {
-    let backoff = Backoff::Fixed { delay: HOUR };
-    Policy {
-        max_attempts: 3,
-        max_crashes: 3,
-        max_killed: 3,
-        max_snooze: 2 * HOUR,
-        backoff,
-        ..Policy::default()
-    }
-}
-
-fn retention(old: bool) -> Retention {
-    let age = if old { Duration::ZERO } else { HOUR };
-    let (keep_done, keep_dead, remember_ids) = (age, age, age);
-    let (keep_done_max, keep_dead_max, remember_ids_max) = (3, 2, 4);
-    Retention { keep_done, keep_done_max, keep_dead, keep_dead_max, remember_ids, remember_ids_max }
-}
-
-fn due(due: DueArg) -> Due {
-    match due {
-        DueArg::Now => Due::Now,
-        DueArg::InAnHour => Due::In(HOUR),
-        DueArg::Past(n) => Due::At(StoreTime::from_millis(PAST + i64::from(n))),
-        DueArg::Future(n) => Due::At(StoreTime::from_millis(FUTURE + i64::from(n))),
-    }
-}
-
-pub(crate) fn job_id(number: u8) -> JobId {
-    id(&format!("j{number}"))
-}
-
-fn lease(lapses: bool) -> Duration {
-    if lapses { Duration::ZERO } else { HOUR }
-}
-
-fn new_job(arg: &JobArg) -> NewJob {
-    let mut spec = Spec::bare(arg.chosen, arg.payload.to_string());
-    (spec.due, spec.priority) = (due(arg.due), arg.priority);
-    spec.expires = match arg.expires {
-        ExpiresArg::Never => None,
-        ExpiresArg::Past => Some(StoreTime::from_millis(PAST)),
-        ExpiresArg::Future => Some(StoreTime::from_millis(FUTURE)),
-    };
-    if arg.traced {
-        spec.headers.insert("traceparent".to_owned(), format!("00-{}", arg.payload));
-    }
-    from_spec(job_id(arg.id).as_str(), &spec)
 }
 
 impl<'s> Twin<'s> {
@@ -192,7 +136,7 @@ impl<'s> Twin<'s> {
         Ok(std::mem::replace(&mut self.known, now))
     }
 
-    async fn a_later_millisecond(&mut self) -> Checked {
+    pub(crate) async fn a_later_millisecond(&mut self) -> Checked {
         while self.known.as_millis() <= self.ended.as_millis() {
             self.tick().await?;
         }
@@ -200,7 +144,7 @@ impl<'s> Twin<'s> {
     }
 
     /// The moment of an operation, from the score that it gave to a job `span` ahead of it.
-    async fn moment(
+    pub(crate) async fn moment(
         &self,
         queue: &QueueName,
         id: &JobId,
@@ -217,7 +161,7 @@ impl<'s> Twin<'s> {
         Ok(if (from..=self.known).contains(&moment) { moment } else { self.known })
     }
 
-    async fn enqueue(&mut self, queue: &QueueName, jobs: &[NewJob], max_waiting: u64) -> Checked {
+    pub(crate) async fn enqueue(&mut self, queue: &QueueName, jobs: &[NewJob], max_waiting: u64) -> Checked {
         let from = self.tick().await?;
         let answers = self.store.enqueue(queue, jobs, max_waiting).await.map_err(failed)?;
         self.tick().await?;
@@ -241,7 +185,13 @@ impl<'s> Twin<'s> {
         same("enqueue", &answers, &self.model.enqueue(queue, jobs, max_waiting, now))
     }
 
-    fn outcome(arg: OutcomeArg, name: &QueueName, other: &QueueName, token: i64, at: usize) -> Outcome {
+    pub(crate) fn outcome(
+        arg: OutcomeArg,
+        name: &QueueName,
+        other: &QueueName,
+        token: i64,
+        at: usize,
+    ) -> Outcome {
         let error = || "no".to_owned();
         match arg {
             OutcomeArg::Done => Outcome::Done { result: None, follow_ups: Vec::new() },
@@ -268,7 +218,7 @@ impl<'s> Twin<'s> {
         }
     }
 
-    fn settlement(
+    pub(crate) fn settlement(
         &self,
         delivery: &Delivery,
         number: u8,
@@ -281,7 +231,7 @@ impl<'s> Twin<'s> {
         Ok(job::settle(delivery, &spec, outcome, &run, &policy(), 0.0))
     }
 
-    fn settle_request(&self, at: usize, arg: &SettleArg) -> Checked<Option<SettleRequest>> {
+    pub(crate) fn settle_request(&self, at: usize, arg: &SettleArg) -> Checked<Option<SettleRequest>> {
         let given = &self.given[at];
         let (name, other) = (&self.queues[at], &self.queues[1 - at]);
         let pick = |ack: &AckArg| given.iter().rev().nth(usize::from(ack.back));
@@ -297,7 +247,7 @@ impl<'s> Twin<'s> {
         Ok(Some(self.request(name, worker, settlements, arg.only_if_lapsed)))
     }
 
-    fn request(
+    pub(crate) fn request(
         &self,
         queue: QueueName,
         worker: WorkerId,
@@ -315,7 +265,12 @@ impl<'s> Twin<'s> {
         SettleRequest { queue, worker, settlements, retention: retention(false), only_if_lapsed }
     }
 
-    async fn exchange(&mut self, at: usize, settle: Option<&SettleArg>, pull: Option<PullArg>) -> Checked {
+    pub(crate) async fn exchange(
+        &mut self,
+        at: usize,
+        settle: Option<&SettleArg>,
+        pull: Option<PullArg>,
+    ) -> Checked {
         self.a_later_millisecond().await?;
         let request = settle.map(|arg| self.settle_request(at, arg)).transpose()?.flatten();
         self.tick().await?;
@@ -333,7 +288,7 @@ impl<'s> Twin<'s> {
         self.exchange_both(at, request.as_ref(), pull.as_ref()).await
     }
 
-    async fn exchange_both(
+    pub(crate) async fn exchange_both(
         &mut self,
         at: usize,
         settle: Option<&SettleRequest>,
@@ -372,7 +327,7 @@ impl<'s> Twin<'s> {
     }
 
     /// Checks when the records came to exist, and makes them alike in that.
-    fn unstamp(&self, store: &mut [Delivery], model: &mut [Delivery]) -> Checked {
+    pub(crate) fn unstamp(&self, store: &mut [Delivery], model: &mut [Delivery]) -> Checked {
         for (store, model) in store.iter_mut().zip(model) {
             if store.id == model.id {
                 self.born_in_time(&store.queue, &store.id, store.record.created())?;
@@ -383,141 +338,11 @@ impl<'s> Twin<'s> {
     }
 
     /// A version rises with each change and at no other time.
-    fn version(&mut self, at: usize, store: u64, model: u64) -> Checked {
+    pub(crate) fn version(&mut self, at: usize, store: u64, model: u64) -> Checked {
         let last = std::mem::replace(&mut self.live_versions[at], store);
         if store < last || store < model {
             return Err(format!("the live version is {store} after {last} and {model} changes"));
         }
         Ok(())
-    }
-
-    async fn renew(&mut self, at: usize, number: u8, lease: Duration, marks: &[u8]) -> Checked {
-        let from = self.tick().await?;
-        let given = marks.iter().filter_map(|back| self.given[at].iter().rev().nth(usize::from(*back)));
-        let mark = |(n, (_, delivery)): (i64, &(u8, Delivery))| Mark {
-            id: delivery.id.clone(),
-            token: delivery.token,
-            started: 1000 + n,
-            deadline: 2000 + n,
-        };
-        let marks = (0..).zip(given).map(mark).collect();
-        let request = RenewRequest { queue: self.queues[at].clone(), worker: worker(number), lease, marks };
-        let mut renewed = self.store.renew(&request).await.map_err(failed)?;
-        self.tick().await?;
-        if !(from..=self.known).contains(&renewed.now) {
-            return Err(format!("the renewal says that it happened at {:?}", renewed.now));
-        }
-        renewed.cancel.sort();
-        same("renew", &renewed, &self.model.renew(&request, renewed.now))
-    }
-
-    async fn pulse(&mut self, at: usize, lease: Duration) -> Checked<Vec<WorkerId>> {
-        let name = self.queues[at].clone();
-        let mut pulse = self.store.pulse(&name, lease).await.map_err(failed)?;
-        self.tick().await?;
-        pulse.lapsed.sort();
-        let mut expected = self.model.pulse(&name, lease, pulse.now);
-        self.version(at, pulse.live_version, expected.live_version)?;
-        expected.live_version = pulse.live_version;
-        same("pulse", &pulse, &expected)?;
-        self.pulsed[at] = pulse.now;
-        Ok(pulse.lapsed)
-    }
-
-    async fn sweep(&mut self, at: usize, all: bool) -> Checked {
-        let lapsed = self.pulse(at, HOUR).await?;
-        for number in 0..=WORKERS {
-            if all || lapsed.contains(&worker(number)) {
-                self.release(at, number, Outcome::Lapsed, true).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn release(&mut self, at: usize, number: u8, outcome: Outcome, only_if_lapsed: bool) -> Checked {
-        self.a_later_millisecond().await?;
-        let name = self.queues[at].clone();
-        let held = self.store.unacked(&name, &worker(number)).await.map_err(failed)?;
-        let settle = |held: &roundsman_shared::store::Held| {
-            self.settlement(&held.delivery, number, held.started.is_some(), outcome.clone())
-        };
-        let settlements: Vec<_> = held.iter().map(settle).collect::<Checked<_>>()?;
-        if settlements.is_empty() {
-            return Ok(());
-        }
-        let request = self.request(name, worker(number), settlements, only_if_lapsed);
-        self.exchange_both(at, Some(&request), None).await
-    }
-
-    async fn trim(&mut self, name: &QueueName, old: bool) -> Checked {
-        self.a_later_millisecond().await?;
-        while self.store.trim(name, &retention(old)).await.map_err(failed)? {}
-        self.tick().await?;
-        self.model.trim(name, &retention(old), self.known);
-        Ok(())
-    }
-
-    async fn move_outbox(&mut self, name: &QueueName, count: usize) -> Checked {
-        let store: Vec<_> = self.store.outbox(name).await.map_err(failed)?.into_iter().take(count).collect();
-        let model: Vec<_> = self.model.outbox(name).into_iter().take(count).collect();
-        let jobs = |outbox: &[roundsman_shared::store::Outgoing]| -> Vec<_> {
-            outbox.iter().map(|outgoing| outgoing.follow_up.clone()).collect()
-        };
-        same("the outbox", &jobs(&store), &jobs(&model))?;
-        for outgoing in &store {
-            let FollowUp { queue, job } = &outgoing.follow_up;
-            self.enqueue(queue, std::slice::from_ref(job), u64::MAX).await?;
-        }
-        let tickets = |outbox: Vec<roundsman_shared::store::Outgoing>| -> Vec<_> {
-            outbox.into_iter().map(|outgoing| outgoing.ticket).collect()
-        };
-        self.store.outbox_moved(name, &tickets(store)).await.map_err(failed)?;
-        self.model.outbox_moved(name, &tickets(model));
-        Ok(())
-    }
-
-    async fn change(&mut self, name: &QueueName, op: &Op) -> Checked {
-        self.a_later_millisecond().await?;
-        let from = self.tick().await?;
-        match op {
-            Op::Cancel { id } => {
-                let id = job_id(*id);
-                let answer = self.store.cancel(name, &id).await.map_err(failed)?;
-                self.tick().await?;
-                same("cancel", &answer, &self.model.cancel(name, &id, self.known))?;
-                self.ended = self.known;
-                // A cancellation is not told how much is kept.
-                self.trim(name, false).await
-            }
-            Op::Reschedule { id, due: to } => {
-                let (id, due) = (job_id(*id), due(*to));
-                let answer = self.store.reschedule(name, &id, due).await.map_err(failed)?;
-                self.tick().await?;
-                let now = match due {
-                    Due::Now => self.moment(name, &id, Duration::ZERO, from).await?,
-                    Due::In(span) => self.moment(name, &id, span, from).await?,
-                    Due::At(_) => self.known,
-                };
-                same("reschedule", &answer, &self.model.reschedule(name, &id, due, now))
-            }
-            Op::Retry { id } => {
-                let id = job_id(*id);
-                let answer = self.store.retry(name, &id).await.map_err(failed)?;
-                self.tick().await?;
-                let now = self.moment(name, &id, Duration::ZERO, from).await?;
-                same("retry", &answer, &self.model.retry(name, &id, now))
-            }
-            Op::Delete { id } => {
-                let id = job_id(*id);
-                let answer = self.store.delete(name, &id).await.map_err(failed)?;
-                same("delete", &answer, &self.model.delete(name, &id))
-            }
-            Op::Purge { state } => {
-                let answer = self.store.purge(name, *state).await.map_err(failed)?;
-                self.tick().await?;
-                same("purge", &answer, &self.model.purge(name, *state, self.known))
-            }
-            other => unreachable!("{other:?} is no change"),
-        }
     }
 }
