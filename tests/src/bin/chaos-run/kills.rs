@@ -51,12 +51,12 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     stand.up()?;
     let watcher = Watcher::start(stand.history.clone())?;
     let pace = Pace::default();
-    let handle = stand.runtime.handle().clone();
+    let runtime = stand.runtime.clone();
     let mut struck = std::thread::scope(|scope| {
         let produce = || {
             let _finished = Finished(&pace.jobs);
             let load = produce(&store, &producer, &pace, (jobs, kills), options.seed);
-            handle.block_on(load).map_err(|error| error.to_string())
+            runtime.block_on(load).map_err(|error| error.to_string())
         };
         let produced = scope.spawn(produce);
         let struck = {

@@ -35,10 +35,10 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     stand.up()?;
     let watcher = Watcher::start(stand.history.clone())?;
     let over = AtomicBool::new(false);
-    let handle = stand.runtime.handle().clone();
+    let runtime = stand.runtime.clone();
     let (lost, enqueued, kills) = std::thread::scope(|scope| -> Result<_, Failure> {
         let load = || {
-            handle
+            runtime
                 .block_on(produce(&store, &producer, &over, jobs, options.seed))
                 .map_err(|error| error.to_string())
         };

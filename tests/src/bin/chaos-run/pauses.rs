@@ -68,10 +68,10 @@ fn row(options: &Options, name: &str, target: Target, pause: Duration) -> Result
     stand.fleet()?.wait_for_workers(4, Duration::from_secs(30))?;
     let watcher = Watcher::start(stand.history.clone())?;
     let over = AtomicBool::new(false);
-    let handle = stand.runtime.handle().clone();
+    let runtime = stand.runtime.clone();
     let (lost, went_on) = std::thread::scope(|scope| -> Result<_, Failure> {
         let load = || {
-            handle
+            runtime
                 .block_on(produce(&store, &producer, &over, options.seed))
                 .map_err(|error| error.to_string())
         };

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use roundsman_shared::names::{Namespace, QueueName};
@@ -36,7 +37,8 @@ pub(crate) struct Stand {
     pub(crate) history: PathBuf,
     /// Of the runner itself.
     pub(crate) writer: HistoryWriter,
-    pub(crate) runtime: tokio::runtime::Runtime,
+    /// Driven by whoever blocks on it, from any thread.
+    pub(crate) runtime: Arc<tokio::runtime::Runtime>,
     pub(crate) since: Duration,
     /// Removed at the end, unless the histories are to be kept elsewhere.
     _folder: TempDir,
@@ -97,7 +99,7 @@ impl Stand {
             config,
             history,
             writer,
-            runtime,
+            runtime: Arc::new(runtime),
             since: time::mono(),
             _folder: folder,
         })
