@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use roundsman_tests::checker::Tolerances;
 use roundsman_tests::history::{Event, Refusal};
 use roundsman_tests::redis_server::RedisOptions;
 
@@ -64,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     counted.tell(&mut report);
     let done = counted.states.get("done").copied().unwrap_or(0);
     report.demand(done == stored, || format!("{done} of {stored} jobs are done"));
-    stand.judge(&Tolerances::default(), &mut report)?;
+    stand.judge(&mut report)?;
     report.print();
     Ok(report)
 }

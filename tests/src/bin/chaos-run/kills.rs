@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use roundsman_shared::store::Store;
-use roundsman_tests::checker::Tolerances;
 use roundsman_tests::history::{Fault, HistoryWriter, Role};
 use roundsman_tests::time;
 use roundsman_tests::wait::wait_for;
@@ -83,7 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let ended = counted.states.get("done").copied().unwrap_or(0);
     let all: u64 = counted.states.values().sum();
     report.demand(ended == all, || format!("{} of {all} jobs are not done", all - ended));
-    stand.judge(&Tolerances::default(), &mut report)?;
+    stand.judge(&mut report)?;
     report.print();
     Ok(report)
 }
