@@ -49,7 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Report>, Failure> {
         if !wanted(name) || (target == Target::Store && options.store == StoreKind::Sqlite) {
             continue;
         }
-        let pause = options.pause.unwrap_or(Duration::from_secs(seconds));
+        let pause = options.pause.unwrap_or_else(|| Duration::from_secs(seconds));
         reports.push(row(options, name, target, pause)?);
         if options.pause.is_some() {
             break;
