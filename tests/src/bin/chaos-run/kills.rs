@@ -76,6 +76,9 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let counted = audit(&stand, &store, drained, |_| Ok(()))?;
     stand.stop(&mut report)?;
     watcher.end()?;
+    if struck.workers > 0 {
+        stand.demand_logged("it has died", &mut report);
+    }
     report.figure("seed", options.seed);
     struck.tell(&mut report);
     counted.tell(&mut report);

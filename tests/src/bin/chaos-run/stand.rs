@@ -49,6 +49,8 @@ pub(crate) struct Stand {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Plan {
     pub(crate) redis: RedisOptions,
+    /// Where SQLite's file lies, in place of the site's folder.
+    pub(crate) sqlite: Option<PathBuf>,
     /// Of the pool, in place of the chaos worker.
     pub(crate) command: Option<Vec<String>>,
     pub(crate) slots: u32,
@@ -69,7 +71,8 @@ impl Stand {
                 (Some(server), StorePlace::Redis(url.clone()), url)
             }
             StoreKind::Sqlite => {
-                let file = site.work().join("jobs.db");
+                let folder = plan.sqlite.clone().unwrap_or_else(|| site.work());
+                let file = folder.join("jobs.db");
                 let url = format!("sqlite:{}", file.display());
                 (None, StorePlace::Sqlite(file), url)
             }
@@ -131,6 +134,12 @@ impl Stand {
 
     pub(crate) fn fleet(&self) -> Result<&Up, Failure> {
         self.fleets.last().ok_or_else(|| "no fleet was started".into())
+    }
+
+    /// An operator finds each death in the log of `up`.
+    pub(crate) fn demand_logged(&self, what: &str, report: &mut Report) {
+        let logged = self.fleets.iter().any(|up| up.stderr().contains(what));
+        report.demand(logged, || format!("no log of `up` says {what:?}"));
     }
 
     /// Stops the fleet as an operator does: it leaves with 0, and nothing that any fleet started is left.
