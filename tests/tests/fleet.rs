@@ -1,0 +1,25 @@
+//! The whole fleet from outside: `up`, its processes, and jobs that go through them, as people would use it and as bad
+//! luck would have it. Every test has a store of its own.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
+
+#[path = "fleet/deaths.rs"]
+mod deaths;
+#[path = "fleet/exec.rs"]
+mod exec;
+#[path = "fleet/harm.rs"]
+mod harm;
+#[path = "fleet/inbox.rs"]
+mod inbox;
+#[path = "fleet/operate.rs"]
+mod operate;
+#[path = "fleet/parents.rs"]
+mod parents;
+#[path = "fleet/rig.rs"]
+mod rig;
+#[path = "fleet/start.rs"]
+mod start;
+#[path = "fleet/stop.rs"]
+mod stop;
+#[path = "fleet/stream.rs"]
+mod stream;

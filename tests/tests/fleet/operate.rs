@@ -1,0 +1,113 @@
+//! Operating a running fleet: cancel, pause, priorities, live settings.
+
+use roundsman_tests::history::Event;
+use roundsman_tests::time;
+use roundsman_tests::wait::wait_for;
+use serde_json::json;
+
+use crate::rig::{Rig, SOON, figure, outcomes};
+
+#[test]
+fn a_running_job_is_cancelled_within_a_second() {
+    let rig = Rig::with_fixture("min_workers = 1\nmax_workers = 1\n", "");
+    let up = rig.up(1);
+    rig.wait_idle(&up, 1);
+    let mut took = Vec::new();
+    for round in 0..5 {
+        let id = format!("j{round}");
+        rig.enqueue(&id, "sleep", r#"{"ms":60000}"#);
+        rig.wait_start(&up, &id, 1, SOON);
+        rig.ok(&["job", "cancel", &id]);
+        let told = time::mono_us();
+        let job = rig.wait_job(&up, &id, SOON, |job| job["state"] == "cancelled");
+        took.push(time::mono_us() - told);
+        assert_eq!(outcomes(&job), ["cancelled"], "{job}");
+        assert_eq!(rig.ends(&id), 0);
+    }
+    let longest = took.iter().max().copied().unwrap();
+    figure(&format!("cancel → stopped, the look at it included: longest of 5 {} ms", longest / 1_000));
+    assert!(longest < 1_000_000, "{took:?}");
+    // The worker itself goes on.
+    rig.enqueue("next", "echo", "null");
+    rig.wait_state(&up, "next", "done");
+}
+
+#[test]
+fn a_cancelled_command_is_ended_with_what_it_started() {
+    let rig = Rig::new("");
+    rig.script("script.sh", "#!/bin/sh\nsleep 600 &\necho $! > child\nwait\n");
+    let up = rig.up_with(0, &["--", "./script.sh"]);
+    rig.ok(&["enqueue", "default", "--id", "a"]);
+    let file = rig.site.work().join("child");
+    let child = wait_for("the script's child", SOON, || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let pid = text.trim().parse().ok().and_then(roundsman_tests::proc::Process::of);
+        pid.ok_or(text)
+    });
+    let child = child.unwrap();
+    rig.ok(&["job", "cancel", "a"]);
+    rig.wait_job(&up, "a", SOON, |job| job["state"] == "cancelled");
+    wait_for("the script's child to end", SOON, || {
+        if child.is_alive() { Err(child.to_string()) } else { Ok(()) }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_paused_queue_waits_and_priorities_count() {
+    let rig = Rig::with_fixture("min_workers = 1\nmax_workers = 1\n", "");
+    let up = rig.up(1);
+    rig.wait_idle(&up, 1);
+    rig.ok(&["queue", "pause", "default"]);
+    for (id, priority) in [("low", "-5"), ("first", "0"), ("second", "0"), ("high", "9")] {
+        rig.ok(&["enqueue", "default", "--id", id, "--kind", "echo", "--priority", priority]);
+    }
+    // Another queue's job, in the same fleet, shows that time has passed.
+    rig.wait_idle(&up, 1);
+    assert!(rig.history().is_empty());
+    for id in ["low", "first", "second", "high"] {
+        assert_eq!(rig.job(id)["state"], "ready");
+    }
+    rig.ok(&["queue", "resume", "default"]);
+    rig.wait_state(&up, "low", "done");
+    let order: Vec<String> = rig
+        .history()
+        .into_iter()
+        .filter_map(|record| match record.event {
+            Event::Start { id, .. } => Some(id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, ["high", "first", "second", "low"]);
+}
+
+#[test]
+fn live_settings_reach_workers_that_run() {
+    let rig = Rig::with_fixture("min_workers = 1\nmax_workers = 1\n", "");
+    let up = rig.up(1);
+    rig.wait_idle(&up, 1);
+    let worker = up.workers().unwrap()[0].1;
+    // By default this one would be tried 25 times.
+    rig.enqueue("before", "panic", "null");
+    let before = rig.wait_job(&up, "before", SOON, |job| job["attempt"] == 1 && job["state"] != "running");
+    assert_eq!(before["state"], "scheduled", "{before}");
+    rig.ok(&["queue", "set", "default", "max_attempts", "1"]);
+    // The change travels by itself: an enqueue may be faster, a few are not.
+    let seen = wait_for("the new max_attempts to count", SOON, || {
+        let id = format!("after-{}", time::mono_us());
+        rig.enqueue(&id, "panic", "null");
+        let job = rig.wait_job(&up, &id, SOON, |job| job["attempt"] == 1 && job["state"] != "running");
+        if job["state"] == "dead" { Ok(job) } else { Err(job.to_string()) }
+    });
+    assert_eq!(seen.unwrap()["attempts"][0]["outcome"], json!("retry"));
+
+    rig.ok(&["queue", "set", "default", "timeout", "1s"]);
+    let seen = wait_for("the new timeout to count", SOON, || {
+        let id = format!("slow-{}", time::mono_us());
+        rig.enqueue(&id, "sleep", r#"{"ms":2500}"#);
+        let job = rig.wait_job(&up, &id, SOON, |job| job["state"] == "dead" || job["state"] == "done");
+        if job["state"] == "dead" { Ok(job) } else { Err(job.to_string()) }
+    });
+    assert_eq!(seen.unwrap()["attempts"][0]["outcome"], json!("timed_out"));
+    assert!(worker.is_alive(), "no worker was replaced for it");
+}

@@ -1,0 +1,143 @@
+//! Masters and supervisors that die.
+
+use std::time::Duration;
+
+use roundsman_tests::proc::Process;
+use roundsman_tests::time;
+use roundsman_tests::tree::Up;
+use roundsman_tests::wait::wait_for;
+use rustix::process::Signal;
+
+use crate::rig::{Rig, SOON, figure, log, outcomes, wait_gone};
+
+/// The master as the process tree shows it.
+fn master_process(up: &Up) -> Option<Process> {
+    let is_master =
+        |it: &&Process| it.is_alive() && it.command_line().is_some_and(|line| line.contains(" master"));
+    up.supervisor().children().iter().find(is_master).copied()
+}
+
+#[test]
+fn a_killed_master_is_replaced_and_nothing_is_lost() {
+    let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 4\n", "");
+    let up = rig.up(2);
+    rig.wait_idle(&up, 2);
+    let mut appeared = Vec::new();
+    let mut served = Vec::new();
+    for round in 0..5 {
+        let (running, waiting) = (format!("running{round}"), format!("waiting{round}"));
+        rig.enqueue(&running, "sleep", r#"{"ms":1500}"#);
+        let start = rig.wait_start(&up, &running, 1, SOON);
+        let orphans: Vec<Process> = up.workers().unwrap().into_iter().map(|(_, process)| process).collect();
+        assert!(orphans.contains(&start.process), "{orphans:?}");
+        let old = master_process(&up).unwrap();
+        let killed = time::mono_us();
+        old.signal(Signal::KILL).unwrap();
+        wait_for("another master", SOON, || match master_process(&up) {
+            Some(new) if new != old => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+        appeared.push(time::mono_us() - killed);
+        rig.enqueue(&waiting, "echo", "null");
+        served.push(rig.wait_start(&up, &waiting, 1, SOON).mono_us - killed);
+
+        // The orphan finishes what it runs, once, and leaves; the others leave at once.
+        let job = rig.wait_state(&up, &running, "done");
+        assert_eq!(
+            (outcomes(&job), rig.starts(&running).len(), rig.ends(&running)),
+            (vec!["done"], 1, 1),
+            "{job}"
+        );
+        wait_for("the orphans to leave", SOON, || {
+            let alive: Vec<String> =
+                orphans.iter().filter(|it| it.is_alive()).map(ToString::to_string).collect();
+            if alive.is_empty() { Ok(()) } else { Err(alive.join("; ")) }
+        })
+        .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+        rig.wait_state(&up, &waiting, "done");
+        rig.wait_idle(&up, 2);
+    }
+    let ms = |micros: &[u64]| micros.iter().map(|it| (it / 1_000).to_string()).collect::<Vec<_>>().join(", ");
+    figure(&format!(
+        "master killed → another master: {} ms; → a new job runs (enqueue included): {} ms",
+        ms(&appeared),
+        ms(&served)
+    ));
+    assert!(appeared.iter().all(|it| *it < 1_000_000), "{appeared:?}");
+    assert!(served.iter().all(|it| *it < 10_000_000), "{served:?}");
+}
+
+#[test]
+fn a_worker_that_dies_with_its_master_gives_its_job_back() {
+    let rig = Rig::with_fixture("min_workers = 1\nmax_workers = 2\n", "");
+    let up = rig.up(1);
+    rig.wait_idle(&up, 1);
+    rig.enqueue("a", "sleep", r#"{"ms":3000}"#);
+    let first = rig.wait_start(&up, "a", 1, SOON);
+    // The master's entry in the store must name the worker: that is what its successor goes by.
+    rig.wait_idle(&up, 0);
+    let killed = time::mono_us();
+    master_process(&up).unwrap().signal(Signal::KILL).unwrap();
+    first.process.signal(Signal::KILL).unwrap();
+    let second = rig.wait_start(&up, "a", 2, SOON);
+    figure(&format!(
+        "worker and master killed together → the job runs again: {} ms",
+        (second.mono_us - killed) / 1_000
+    ));
+    let job = rig.wait_state(&up, "a", "done");
+    assert_eq!(outcomes(&job), ["killed", "done"], "{job}");
+}
+
+#[test]
+fn nothing_outlives_a_killed_supervisor_by_more_than_its_jobs() {
+    let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 3\n", "");
+    let up = rig.up(2);
+    rig.wait_idle(&up, 2);
+    rig.enqueue("running", "sleep", r#"{"ms":1500}"#);
+    rig.wait_start(&up, "running", 1, SOON);
+    rig.enqueue("scheduled", "echo", "null");
+    rig.wait_state(&up, "scheduled", "done");
+    assert!(up.alive().len() >= 4, "{:?}", up.alive());
+    let killed = time::mono_us();
+    up.supervisor().signal(Signal::KILL).unwrap();
+    wait_gone(&up, SOON);
+    figure(&format!(
+        "supervisor killed with a job of 1.5 s → nobody left: {} ms",
+        (time::mono_us() - killed) / 1_000
+    ));
+    let job = rig.job("running");
+    assert_eq!(
+        (job["state"].as_str(), rig.starts("running").len()),
+        (Some("done"), 1),
+        "{job}\n{}",
+        log(&up)
+    );
+
+    rig.enqueue("next", "echo", "null");
+    let again = rig.up(1);
+    rig.wait_state(&again, "next", "done");
+    again.signal(Signal::TERM).unwrap();
+    assert_eq!(again.wait_exit(SOON).unwrap().code(), Some(0), "{}", log(&again));
+    wait_gone(&again, Duration::from_secs(1));
+}
+
+#[test]
+fn a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next() {
+    let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 3\n", "");
+    let up = rig.up(2);
+    rig.wait_idle(&up, 2);
+    rig.enqueue("running", "sleep", r#"{"ms":1500}"#);
+    rig.wait_start(&up, "running", 1, SOON);
+    rig.enqueue("timer", "echo", "null");
+    up.supervisor().signal(Signal::KILL).unwrap();
+    for process in up.alive() {
+        // Some leave by themselves between the look and the signal.
+        let _ = process.signal(Signal::KILL);
+    }
+    wait_gone(&up, SOON);
+    let again = rig.up(1);
+    let job = rig.wait_state(&again, "running", "done");
+    assert_eq!(outcomes(&job), ["killed", "done"], "{job}");
+    rig.wait_state(&again, "timer", "done");
+}

@@ -1,0 +1,60 @@
+//! The first minutes with the product: what README says under "Start".
+
+use std::time::Duration;
+
+use roundsman_tests::wait::wait_for;
+use roundsman_tests::{time, tree};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::rig::{Rig, SOON, figure, log, wait_gone};
+
+#[test]
+fn a_first_job_is_printed_when_it_is_due() -> Result<(), tree::TreeError> {
+    let rig = Rig::new("");
+    let up = rig.up(0);
+    let before = time::wall_ms();
+    let asked = time::mono_us();
+    let id = rig.ok(&["enqueue", "default", r#"{"hello":  "world"}"#, "--in", "2s"]);
+    let line = wait_for("the payload on the output of up", SOON, || {
+        let text = up.stdout();
+        if text.is_empty() { Err(format!("{}\n{}", rig.job(&id), log(&up))) } else { Ok(text) }
+    });
+    let shown = time::mono_us();
+    assert_eq!(line.unwrap(), "{\"hello\":\"world\"}\n");
+    assert!(shown - asked >= 2_000_000, "shown after {} µs", shown - asked);
+
+    let job = rig.wait_state(&up, &id, "done");
+    let due = job["due"].as_i64().unwrap();
+    let attempt = &job["attempts"][0];
+    let started = attempt["started"].as_i64().unwrap();
+    assert!(due >= before + 2_000 && started >= due, "{job}");
+    assert!(attempt["ended"].as_i64().unwrap() >= started, "{job}");
+    assert_eq!(
+        (&job["attempt"], &job["crashes"], &job["payload"]),
+        (&json!(1), &json!(0), &json!({"hello": "world"}))
+    );
+    assert_eq!((&attempt["outcome"], &attempt["worker"]), (&json!("done"), &json!("default/1")));
+    figure(&format!("first job from an empty fleet: {} ms after it was due", started - due));
+
+    up.signal(Signal::INT)?;
+    assert_eq!(up.wait_exit(SOON)?.code(), Some(0), "{}", log(&up));
+    wait_gone(&up, Duration::from_secs(1));
+    Ok(())
+}
+
+#[test]
+fn a_second_fleet_on_the_same_host_is_refused() -> Result<(), tree::TreeError> {
+    let rig = Rig::new("");
+    let up = rig.up(0);
+    let second = rig.run(&["up"]);
+    assert_eq!(second.code, Some(4), "{second:?}");
+    assert!(second.stderr.contains("--host-id"), "{second:?}");
+    let other = rig.up_with(0, &["--host-id", "other"]);
+    let hosts = up.status()?.hosts;
+    assert_eq!(hosts.len(), 2, "{hosts:?}");
+    other.signal(Signal::TERM)?;
+    assert_eq!(other.wait_exit(SOON)?.code(), Some(0), "{}", log(&other));
+    wait_gone(&other, SOON);
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! `stream`: the Python program that README shows, as it stands there.
+
+use std::time::Duration;
+
+use roundsman_tests::proc::Process;
+use roundsman_tests::wait::wait_for;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::rig::{LATE, Rig, SOON, log, outcomes};
+
+const README: &str = include_str!("../../../README.md");
+
+/// The first block of this language.
+fn block(language: &str) -> &'static str {
+    let (_, rest) = README.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0
+}
+
+fn rig(program: &str) -> Rig {
+    let settings = block("toml");
+    assert!(settings.contains("app.py") && settings.contains("slots = 4"), "{settings}");
+    let rig = Rig::new(settings);
+    rig.script("app.py", program);
+    rig
+}
+
+#[test]
+fn the_program_in_the_readme_answers_jobs() {
+    let rig = rig(block("python"));
+    let up = rig.up(0);
+    let lines: String =
+        (0..200).map(|n| format!("{{\"id\":\"j{n}\",\"payload\":{{\"n\":{n}}}}}\n")).collect();
+    let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    rig.ok(&["enqueue", "default", r#"{"m":1}"#, "--id", "bad"]);
+    rig.ok(&["enqueue", "default", "[]", "--id", "worse"]);
+    for n in [0, 100, 199] {
+        let job = rig.wait_state(&up, &format!("j{n}"), "done");
+        assert_eq!((&job["result"], &job["attempt"]), (&json!(2 * n), &json!(1)), "{job}");
+    }
+    let bad = rig.wait_state(&up, "bad", "dead");
+    assert!(bad["error"].as_str().unwrap().contains("KeyError"), "{bad}");
+    assert!(rig.wait_state(&up, "worse", "dead")["error"].as_str().unwrap().contains("TypeError"));
+    let counts = wait_for("the queue to be empty", SOON, || {
+        let status = up.status().map_err(|error| error.to_string())?;
+        let queue = status.queues.iter().find(|it| it.queue == "default").cloned();
+        queue.filter(|it| it.ready + it.running == 0).ok_or_else(|| format!("{:?}", status.queues))
+    });
+    assert_eq!(counts.unwrap_or_else(|late| panic!("{late}\n{}", log(&up))).dead, 2);
+}
+
+/// The program of README, made to take its time by a thread a job, so that its jobs can be seen at once.
+fn slow() -> String {
+    let program = block("python");
+    let loop_body = program.split_once("for line in sys.stdin:\n").unwrap().1;
+    format!(
+        "import json, os, sys, threading, time\n\n\
+         def answer_one(line):\n    open(\"pids\", \"a\").write(f\"{{os.getpid()}}\\n\")\n    time.sleep(1.5)\n{loop_body}\n\
+         for line in sys.stdin:\n    threading.Thread(target=answer_one, args=(line,)).start()\n"
+    )
+}
+
+#[test]
+fn a_program_has_several_jobs_and_its_death_costs_none_of_them() {
+    let rig = rig(&slow());
+    let up = rig.up(0);
+    let ids: Vec<String> = (0..4).map(|n| format!("j{n}")).collect();
+    let lines: String =
+        ids.iter().map(|id| format!("{{\"id\":\"{id}\",\"payload\":{{\"n\":21}}}}\n")).collect();
+    let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let pids = || -> Vec<u32> {
+        let text = std::fs::read_to_string(rig.site.work().join("pids")).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    };
+    let first = wait_for("four jobs to run", SOON, || {
+        if pids().len() >= 4 { Ok(pids()) } else { Err(format!("{:?}", pids())) }
+    });
+    let first = first.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+    let most = first.iter().map(|pid| first.iter().filter(|other| *other == pid).count()).max();
+    assert!(most > Some(1), "no program had two jobs at once: {first:?}");
+    let program = Process::of(first[0]).unwrap();
+    program.signal(Signal::KILL).unwrap();
+    for id in &ids {
+        let job = rig.wait_job(&up, id, LATE, |job| job["state"] == "done");
+        assert_eq!(job["result"], json!(42), "{job}");
+        let lost = outcomes(&job).len() - 1;
+        assert!(lost <= 1, "{job}");
+    }
+    let lost = ids.iter().filter(|id| outcomes(&rig.job(id)).len() == 2).count();
+    assert_eq!(Some(lost), Some(first.iter().filter(|pid| **pid == first[0]).count()), "{}", log(&up));
+    wait_for("the program to be gone", Duration::from_secs(5), || {
+        if program.is_alive() { Err(program.to_string()) } else { Ok(()) }
+    })
+    .unwrap();
+}
