@@ -41,10 +41,10 @@ mod upkeep;
 #[cfg(target_os = "linux")]
 mod watch;
 
-use roundsman_shared::exit;
 use roundsman_shared::launch::MasterStart;
 use roundsman_shared::protocol::FromChild;
 use roundsman_shared::settings::LoadInput;
+use roundsman_shared::{exit, telemetry};
 
 /// The role `roundsman master`, from `hello` to the exit code. Must be called before the process has other threads or
 /// a runtime: it takes over standard input and output, which are the pipes to its supervisor.
@@ -61,6 +61,7 @@ pub fn serve() -> u8 {
 
 fn roles_end() -> std::io::Result<u8> {
     let input = LoadInput::capture()?;
+    let _ = telemetry::start(&input.environment, telemetry::Level::Info);
     let mut parent = parent::Parent::take(&input.environment)?;
     let Some(work) = parent.welcome() else { return Ok(exit::OK) };
     let start: MasterStart = match serde_json::from_value(work) {

@@ -218,7 +218,9 @@ pub(super) fn recovery_is_prompt(book: &Book, tolerances: &Tolerances, findings:
 }
 
 /// A snooze and a give-back leave the attempt as it was; a retry raises it.
-pub(super) fn attempts_are_charged_fairly(book: &Book, _: &Tolerances, findings: &mut Findings) {
+///
+/// A run whose process died before its word can have been acknowledged is judged as cut off, not by that word.
+pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, findings: &mut Findings) {
     for job in &book.jobs {
         if job.facts.iter().any(|fact| matches!(fact.what, What::Revived)) {
             continue;
@@ -226,7 +228,9 @@ pub(super) fn attempts_are_charged_fairly(book: &Book, _: &Tolerances, findings:
         for pair in book.executions(job).windows(2) {
             let [one, next] = pair else { continue };
             let Some((end_us, outcome, at)) = one.end else { continue };
-            if one.death_us() < next.start.mono_us && one.death_us() <= end_us {
+            if one.death_us() < next.start.mono_us
+                && one.death_us() <= end_us.saturating_add(tolerances.ack_us)
+            {
                 continue;
             }
             let fair = match outcome {

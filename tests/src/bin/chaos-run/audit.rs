@@ -17,6 +17,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// After the last job, for what may still come of it.
 const QUIET: u32 = 6;
 
+/// How far apart two processes may read the store's clock, each by a reading of its own and what has passed since.
+const CLOCK_MS: i64 = 5;
+
 /// What the audit counted.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
@@ -155,9 +158,9 @@ fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Count
             if attempt.token <= last_token {
                 wrong("a later delivery has no higher token");
             }
-            // Workers and masters of one host share its clock.
-            if attempt.started.is_some_and(|started| started < last_ended) {
-                wrong("its record shows two runs at once");
+            let early = attempt.started.map_or(0, |started| last_ended - started);
+            if early > CLOCK_MS {
+                wrong(&format!("its record shows two runs at once, for {early} ms"));
             }
         }
         before = Some((attempt.token, attempt.ended.unwrap_or_default()));

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use roundsman_tests::checker::Tolerances;
 use roundsman_tests::history::{Event, Refusal};
 use roundsman_tests::redis_server::RedisOptions;
+use roundsman_tests::spawn;
+use tempfile::TempDir;
 
 use crate::Failure;
 use crate::audit::{audit, drained};
 use crate::load::Order;
-use crate::options::Options;
+use crate::options::{Options, StoreKind};
 use crate::report::Report;
 use crate::stand::{Plan, QUEUE, Stand, queue};
 
@@ -27,14 +28,24 @@ const TRY_AGAIN: Option<i32> = Some(75);
 
 pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let jobs = options.jobs.unwrap_or(JOBS);
-    let redis = RedisOptions { maxmemory: Some(4_000_000 + jobs * BYTES_EACH), ..RedisOptions::default() };
-    let plan = Plan { redis, slots: 8, keep: jobs * MANY, ..Plan::default() };
+    let limit = match options.store {
+        StoreKind::Redis => 4_000_000 + jobs * BYTES_EACH,
+        StoreKind::Sqlite => 48_000_000 + jobs * BYTES_EACH * 2,
+    };
+    // Dropped last: the file lies in it.
+    let disk = if options.store == StoreKind::Sqlite { Some(SmallDisk::mount(limit)?) } else { None };
+    let plan = Plan {
+        redis: RedisOptions { maxmemory: Some(limit), ..RedisOptions::default() },
+        sqlite: disk.as_ref().map(|disk| disk.folder.path().to_owned()),
+        slots: 8,
+        keep: jobs * MANY,
+        ..Plan::default()
+    };
     let mut stand = Stand::new(options, &plan)?;
-    let server_limit = 4_000_000 + jobs * BYTES_EACH;
     let store = stand.store()?;
     let mut report = Report::new("full");
     let stored = fill(&stand, jobs * MANY, &mut report)?;
-    report.figure("limit / jobs stored", format!("{server_limit} bytes / {stored}"));
+    report.figure("limit / jobs stored", format!("{limit} bytes / {stored}"));
     report.demand(stored >= jobs, || format!("refused after {stored} jobs already"));
 
     // One job by itself, as a user meets it.
@@ -64,9 +75,36 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     counted.tell(&mut report);
     let done = counted.states.get("done").copied().unwrap_or(0);
     report.demand(done == stored, || format!("{done} of {stored} jobs are done"));
-    stand.judge(&Tolerances::default(), &mut report)?;
+    stand.judge(&mut report)?;
     report.print();
     Ok(report)
+}
+
+/// A file system in memory with so many bytes, which takes root to make.
+struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    fn mount(bytes: u64) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix("roundsman-disk-").tempdir()?;
+        let mut mount = spawn::command("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(folder.path());
+        let done = spawn::output(mount)?;
+        if !done.status.success() {
+            let why = String::from_utf8_lossy(&done.stderr);
+            return Err(format!("a small disk cannot be made: {}", why.trim_end()).into());
+        }
+        Ok(Self { folder })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut unmount = spawn::command("umount");
+        unmount.arg(self.folder.path());
+        let _ = spawn::output(unmount);
+    }
 }
 
 /// Enqueues by the command line until it is refused; answers how many were stored.

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use roundsman_shared::store::Store;
-use roundsman_tests::checker::Tolerances;
 use roundsman_tests::history::{Fault, HistoryWriter, Role};
 use roundsman_tests::time;
 use roundsman_tests::wait::wait_for;
@@ -51,12 +50,12 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     stand.up()?;
     let watcher = Watcher::start(stand.history.clone())?;
     let pace = Pace::default();
-    let handle = stand.runtime.handle().clone();
+    let runtime = stand.runtime.clone();
     let mut struck = std::thread::scope(|scope| {
         let produce = || {
             let _finished = Finished(&pace.jobs);
             let load = produce(&store, &producer, &pace, (jobs, kills), options.seed);
-            handle.block_on(load).map_err(|error| error.to_string())
+            runtime.block_on(load).map_err(|error| error.to_string())
         };
         let produced = scope.spawn(produce);
         let struck = {
@@ -77,13 +76,16 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let counted = audit(&stand, &store, drained, |_| Ok(()))?;
     stand.stop(&mut report)?;
     watcher.end()?;
+    if struck.workers > 0 {
+        stand.demand_logged("it has died", &mut report);
+    }
     report.figure("seed", options.seed);
     struck.tell(&mut report);
     counted.tell(&mut report);
     let ended = counted.states.get("done").copied().unwrap_or(0);
     let all: u64 = counted.states.values().sum();
     report.demand(ended == all, || format!("{} of {all} jobs are not done", all - ended));
-    stand.judge(&Tolerances::default(), &mut report)?;
+    stand.judge(&mut report)?;
     report.print();
     Ok(report)
 }

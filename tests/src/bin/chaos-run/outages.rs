@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use roundsman_shared::store::Store;
-use roundsman_tests::checker::Tolerances;
 use roundsman_tests::history::{Event, Fault, HistoryWriter, Role};
 use roundsman_tests::redis_server::{Fsync, RedisOptions};
 
@@ -35,10 +34,10 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     stand.up()?;
     let watcher = Watcher::start(stand.history.clone())?;
     let over = AtomicBool::new(false);
-    let handle = stand.runtime.handle().clone();
+    let runtime = stand.runtime.clone();
     let (lost, enqueued, kills) = std::thread::scope(|scope| -> Result<_, Failure> {
         let load = || {
-            handle
+            runtime
                 .block_on(produce(&store, &producer, &over, jobs, options.seed))
                 .map_err(|error| error.to_string())
         };
@@ -62,8 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let done = counted.states.get("done").copied().unwrap_or(0);
     let all: u64 = counted.states.values().sum();
     report.demand(done == all, || format!("{} of {all} jobs are not done", all - done));
-    let tolerances = Tolerances { late_death_us: 100_000, ..Tolerances::default() };
-    stand.judge(&tolerances, &mut report)?;
+    stand.judge(&mut report)?;
     report.print();
     Ok(report)
 }

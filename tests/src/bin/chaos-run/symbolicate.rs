@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use roundsman_shared::job::spec;
-use roundsman_tests::checker::Tolerances;
 use roundsman_tests::history::{Event, Fault, Role};
 use roundsman_tests::spawn;
 use roundsman_tests::tree::built;
@@ -88,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     });
     report.demand(kills > 0, || "nothing was killed: nothing is proved".to_owned());
     compare(&symbols, &pairs, &mut report)?;
-    stand.judge(&Tolerances::default(), &mut report)?;
+    stand.judge(&mut report)?;
     report.print();
     Ok(report)
 }
