@@ -173,11 +173,11 @@ fn deadly(worker: Worker, log: &Log, folder: &Path) -> Worker {
                 }
             }),
         )
-        .handle("exit", told(log, async |_, job: Job<Wish>| -> Result<(), Failure> { leave(job.payload.code) }))
         .handle(
-            "panic",
-            told(log, async |_, _: Job<Value>| -> Result<(), Failure> { panic!("on purpose") }),
+            "exit",
+            told(log, async |_, job: Job<Wish>| -> Result<(), Failure> { leave(job.payload.code) }),
         )
+        .handle("panic", told(log, async |_, _: Job<Value>| -> Result<(), Failure> { panic!("on purpose") }))
         .handle(
             "daemon",
             told(log, move |log, job: Job<Value>| {
@@ -261,7 +261,11 @@ fn leave_behind(list: &Path) -> io::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::exit, clippy::disallowed_methods, reason = "a user's handler may do it, and it is what is tested")]
+#[expect(
+    clippy::exit,
+    clippy::disallowed_methods,
+    reason = "a user's handler may do it, and it is what is tested"
+)]
 fn leave(code: i32) -> ! {
     std::process::exit(code)
 }

@@ -1,7 +1,5 @@
 //! Workers that die: by a stranger's SIGKILL, or by what their job does.
 
-use std::time::Duration;
-
 use roundsman_tests::time;
 use rustix::process::Signal;
 use serde_json::json;
@@ -31,7 +29,9 @@ fn the_job_of_a_killed_worker_is_started_by_another_at_once() {
         assert_eq!((outcomes(&job), &job["crashes"]), (vec!["killed", "done"], &json!(0)), "{job}");
     }
     let (p50, p99, longest) = spread(waits);
-    figure(&format!("worker killed → job started elsewhere, {ROUNDS} times: p50 {p50:.1} ms, p99 {p99:.1} ms, longest {longest:.1} ms"));
+    figure(&format!(
+        "worker killed → job started elsewhere, {ROUNDS} times: p50 {p50:.1} ms, p99 {p99:.1} ms, longest {longest:.1} ms"
+    ));
     assert!(p99 <= 500.0, "p50 {p50} p99 {p99} longest {longest}");
 }
 
@@ -52,7 +52,11 @@ fn a_job_that_aborts_its_worker_three_times_is_a_dead_letter() {
     assert!(tail.contains("about to abort"), "{dead}");
     let gaps = [starts[1].mono_us - starts[0].mono_us, starts[2].mono_us - starts[1].mono_us];
     assert!(gaps[0] < 5_000_000 && gaps[1] >= 10_000_000, "{gaps:?}");
-    figure(&format!("re-runs of a job that aborts: after {} ms, after {} ms", gaps[0] / 1_000, gaps[1] / 1_000));
+    figure(&format!(
+        "re-runs of a job that aborts: after {} ms, after {} ms",
+        gaps[0] / 1_000,
+        gaps[1] / 1_000
+    ));
 
     // It ran alone in its worker each time, and its neighbour never knew.
     let job = rig.wait_state(&up, "neighbour", "done");
@@ -100,7 +104,11 @@ fn a_handler_gives_more_than_a_result() {
     assert_eq!(rig.wait_state(&up, "parent", "done")["result"], json!({"followed": true}));
     let next = roundsman_tests::wait::wait_for("the follow-up to be done", SOON, || {
         let jobs = rig.json(&["job", "list", "--queue", "next", "--state", "done"]);
-        if jobs["jobs"].as_array().is_some_and(|jobs| jobs.len() == 1) { Ok(jobs) } else { Err(jobs.to_string()) }
+        if jobs["jobs"].as_array().is_some_and(|jobs| jobs.len() == 1) {
+            Ok(jobs)
+        } else {
+            Err(jobs.to_string())
+        }
     })
     .unwrap();
     let id = next["jobs"][0]["id"].as_str().unwrap().to_owned();
@@ -111,5 +119,4 @@ fn a_handler_gives_more_than_a_result() {
     let starts = rig.starts("later");
     assert!(starts.len() == 2 && starts[1].wall_us - starts[0].wall_us >= 700_000, "{starts:?}");
     rig.wait_job(&up, "told", LATE, |job| job["state"] == "done");
-    assert!(Duration::from_micros(time::mono_us()) > Duration::ZERO);
 }

@@ -16,8 +16,17 @@ fn a_script_finds_the_job_and_nothing_else() {
     rig.script("script.sh", "#!/bin/sh\ncat > seen.payload\ntr '\\0' '\\n' < /proc/$$/environ > seen.env\necho '{\"answer\": 42}'\n");
     let up = rig.up_with(0, &["--", "./script.sh"]);
     rig.ok(&[
-        "enqueue", "default", r#"{ "text": "grüß dich", "list": [1, 2] }"#, "--id", "a", "--kind", "k", "--timeout", "30s",
-        "--header", "traceparent=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "enqueue",
+        "default",
+        r#"{ "text": "grüß dich", "list": [1, 2] }"#,
+        "--id",
+        "a",
+        "--kind",
+        "k",
+        "--timeout",
+        "30s",
+        "--header",
+        "traceparent=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     ]);
     let job = rig.wait_state(&up, "a", "done");
     assert_eq!(job["result"], json!({"answer": 42}));
@@ -30,13 +39,33 @@ fn a_script_finds_the_job_and_nothing_else() {
         line.unwrap_or_else(|| panic!("no {name} in {environment}")).to_owned()
     };
     let attempt = &job["attempts"][0];
-    assert_eq!((get("ROUNDSMAN_JOB_ID"), get("ROUNDSMAN_QUEUE"), get("ROUNDSMAN_KIND")), ("a".into(), "default".into(), "k".into()));
-    assert_eq!((get("ROUNDSMAN_ATTEMPT"), get("ROUNDSMAN_TOKEN")), ("1".into(), attempt["token"].to_string()));
+    assert_eq!(
+        (get("ROUNDSMAN_JOB_ID"), get("ROUNDSMAN_QUEUE"), get("ROUNDSMAN_KIND")),
+        ("a".into(), "default".into(), "k".into())
+    );
+    assert_eq!(
+        (get("ROUNDSMAN_ATTEMPT"), get("ROUNDSMAN_TOKEN")),
+        ("1".into(), attempt["token"].to_string())
+    );
     assert_eq!(get("TRACEPARENT"), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-    let (deadline, started) = (get("ROUNDSMAN_DEADLINE").parse::<i64>().unwrap(), attempt["started"].as_i64().unwrap());
+    let (deadline, started) =
+        (get("ROUNDSMAN_DEADLINE").parse::<i64>().unwrap(), attempt["started"].as_i64().unwrap());
     assert!((deadline - started - 30_000).abs() < 2_000, "{deadline} for {started}");
-    let names: BTreeSet<&str> = environment.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
-    let known = ["PATH", "HOME", "LANG", "TZ", "TRACEPARENT", "ROUNDSMAN_JOB_ID", "ROUNDSMAN_QUEUE", "ROUNDSMAN_KIND", "ROUNDSMAN_ATTEMPT", "ROUNDSMAN_TOKEN", "ROUNDSMAN_DEADLINE"];
+    let names: BTreeSet<&str> =
+        environment.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let known = [
+        "PATH",
+        "HOME",
+        "LANG",
+        "TZ",
+        "TRACEPARENT",
+        "ROUNDSMAN_JOB_ID",
+        "ROUNDSMAN_QUEUE",
+        "ROUNDSMAN_KIND",
+        "ROUNDSMAN_ATTEMPT",
+        "ROUNDSMAN_TOKEN",
+        "ROUNDSMAN_DEADLINE",
+    ];
     let strangers: Vec<_> = names.iter().filter(|name| !known.contains(name)).collect();
     assert!(strangers.is_empty(), "{strangers:?}");
 }
@@ -89,19 +118,29 @@ fn backlog_survives(command: &str, broken: &str, repair: impl FnOnce(&Rig)) {
         if pool["quarantined"].is_string() { Ok(status) } else { Err(status.to_string()) }
     });
     let status = quarantined.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
-    let queue = |status: &Value| status["queues"].as_array().unwrap().iter().find(|it| it["queue"] == "default").cloned().unwrap();
+    let queue = |status: &Value| {
+        status["queues"].as_array().unwrap().iter().find(|it| it["queue"] == "default").cloned().unwrap()
+    };
     let counts = wait_for("every job to wait again", SOON, || {
         let counts = queue(&rig.json(&["status"]));
         if counts["ready"] == 1_000 { Ok(counts) } else { Err(counts.to_string()) }
     });
     let counts = counts.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
-    assert_eq!((&counts["running"], &counts["dead"], &counts["scheduled"]), (&json!(0), &json!(0), &json!(0)));
+    assert_eq!(
+        (&counts["running"], &counts["dead"], &counts["scheduled"]),
+        (&json!(0), &json!(0), &json!(0))
+    );
     for id in ["j0", "j1", "j999"] {
         let job = rig.job(id);
-        assert_eq!((&job["state"], &job["attempt"], &job["crashes"]), (&json!("ready"), &json!(0), &json!(0)), "{job}");
+        assert_eq!(
+            (&job["state"], &job["attempt"], &job["crashes"]),
+            (&json!("ready"), &json!(0), &json!(0)),
+            "{job}"
+        );
     }
     let text = rig.ok(&["status"]);
     assert!(text.contains("quarantine"), "{status}\n{text}");
+    assert!(up.stderr().contains("the pool is quarantined"), "{}", log(&up));
     drop(up);
 
     repair(&rig);
@@ -112,14 +151,19 @@ fn backlog_survives(command: &str, broken: &str, repair: impl FnOnce(&Rig)) {
     });
     let counts = done.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
     assert_eq!(counts["dead"], json!(0), "{counts}");
-    assert_eq!(rig.wait_job(&up, "j999", Duration::from_secs(1), |job| job["state"] == "done")["attempt"], json!(1));
+    assert_eq!(
+        rig.wait_job(&up, "j999", Duration::from_secs(1), |job| job["state"] == "done")["attempt"],
+        json!(1)
+    );
 }
 
 const WORKS: &str = "#!/bin/sh\nexit 0\n";
 
 #[test]
 fn a_command_that_exits_with_127_costs_the_backlog_nothing() {
-    backlog_survives("./broken.sh", "#!/bin/sh\nno-such-program-at-all\n", |rig| rig.script("broken.sh", WORKS));
+    backlog_survives("./broken.sh", "#!/bin/sh\nno-such-program-at-all\n", |rig| {
+        rig.script("broken.sh", WORKS)
+    });
 }
 
 #[test]

@@ -76,9 +76,13 @@ fn a_daemon_is_gone_before_its_job_is_given_to_another() {
     assert_eq!(outcomes(&job), ["crashed", "done"], "{job}\n{}", log(&up));
     assert_eq!(rig.starts("daemon").len(), 2);
     let stat = &job["result"]["stat"];
-    assert!(stat.is_null() || stat.as_str().is_some_and(|stat| stat.contains(") Z ")), "the daemon saw the second delivery: {job}");
+    assert!(
+        stat.is_null() || stat.as_str().is_some_and(|stat| stat.contains(") Z ")),
+        "the daemon saw the second delivery: {job}"
+    );
     let pid: u32 = job["result"]["daemon"].as_str().unwrap().parse().unwrap();
-    let daemon = Process::of(pid).filter(|it| it.command_line().is_some_and(|line| line.contains("sleep 600")));
+    let daemon =
+        Process::of(pid).filter(|it| it.command_line().is_some_and(|line| line.contains("sleep 600")));
     assert!(daemon.is_none_or(|it| it.state() == Some(State::Zombie)), "{daemon:?}");
     others_go_on(&rig, &up, "other");
 }
@@ -86,7 +90,19 @@ fn a_daemon_is_gone_before_its_job_is_given_to_another() {
 /// A job of this kind that takes 60 s and may take 1 s.
 fn over_its_timeout(kind: &str) {
     let (rig, up) = rig();
-    rig.ok(&["enqueue", "default", r#"{"ms":60000}"#, "--id", "over", "--kind", kind, "--timeout", "1s", "--max-attempts", "2"]);
+    rig.ok(&[
+        "enqueue",
+        "default",
+        r#"{"ms":60000}"#,
+        "--id",
+        "over",
+        "--kind",
+        kind,
+        "--timeout",
+        "1s",
+        "--max-attempts",
+        "2",
+    ]);
     let first = rig.wait_start(&up, "over", 1, SOON);
     others_go_on(&rig, &up, "other");
     let second = rig.wait_start(&up, "over", 2, LATE);
@@ -94,7 +110,12 @@ fn over_its_timeout(kind: &str) {
     figure(&format!("{kind} over its timeout of 1 s → started again: {} ms", took / 1_000));
     assert!((1_000_000..20_000_000).contains(&took), "{took} µs");
     let dead = rig.wait_state(&up, "over", "dead");
-    assert_eq!((outcomes(&dead), &dead["crashes"]), (vec!["timed_out", "timed_out"], &json!(0)), "{dead}\n{}", log(&up));
+    assert_eq!(
+        (outcomes(&dead), &dead["crashes"]),
+        (vec!["timed_out", "timed_out"], &json!(0)),
+        "{dead}\n{}",
+        log(&up)
+    );
     others_go_on(&rig, &up, "after");
     let status = up.status().unwrap();
     assert_eq!(status.queues.iter().map(|queue| queue.running).sum::<u64>(), 0, "{status:?}");
@@ -118,7 +139,10 @@ fn a_job_that_does_not_listen_is_stopped_with_its_worker() {
 #[test]
 fn a_command_that_ignores_term_is_killed() {
     let rig = Rig::new("");
-    rig.script("script.sh", "#!/bin/sh\ntrap '' TERM\necho $$ >> pids\necho \"still here\" >&2\nwhile :; do sleep 1; done\n");
+    rig.script(
+        "script.sh",
+        "#!/bin/sh\ntrap '' TERM\necho $$ >> pids\necho \"still here\" >&2\nwhile :; do sleep 1; done\n",
+    );
     let up = rig.up_with(0, &["--", "./script.sh"]);
     rig.ok(&["enqueue", "default", "--id", "over", "--timeout", "1s", "--max-attempts", "1"]);
     let dead = rig.wait_state(&up, "over", "dead");
@@ -140,7 +164,10 @@ fn a_frozen_worker_is_replaced_and_its_job_runs_again() {
     let first = rig.wait_start(&up, "frozen", 1, SOON);
     first.process.signal(rustix::process::Signal::STOP).unwrap();
     let second = rig.wait_start(&up, "frozen", 2, LATE);
-    figure(&format!("worker stopped → its job started elsewhere: {} ms", (second.mono_us - first.mono_us) / 1_000));
+    figure(&format!(
+        "worker stopped → its job started elsewhere: {} ms",
+        (second.mono_us - first.mono_us) / 1_000
+    ));
     let job = rig.wait_state(&up, "frozen", "done");
     assert_eq!((outcomes(&job), rig.ends("frozen")), (vec!["crashed", "done"], 1), "{job}");
     assert!(!first.process.is_alive());
@@ -154,7 +181,9 @@ fn a_worker_that_leaks_is_replaced_between_its_jobs() {
     rig.enqueue("leak", "leak", r#"{"mib":200}"#);
     let leaked = rig.wait_start(&up, "leak", 1, SOON).process;
     assert_eq!(outcomes(&rig.wait_state(&up, "leak", "done")), ["done"]);
-    wait_for("the worker to be replaced", SOON, || if leaked.is_alive() { Err(leaked.to_string()) } else { Ok(()) })
-        .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+    wait_for("the worker to be replaced", SOON, || {
+        if leaked.is_alive() { Err(leaked.to_string()) } else { Ok(()) }
+    })
+    .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
     others_go_on(&rig, &up, "after");
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use roundsman_tests::proc::Process;
+use roundsman_tests::time;
 use roundsman_tests::tree::Up;
 use roundsman_tests::wait::wait_for;
-use roundsman_tests::time;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -32,7 +32,10 @@ fn a_push_runs_at_once() {
     assert_eq!(rig.server.cli(&["LPUSH", INBOX, r#"{"id":"warm","kind":"echo","payload":1}"#]), "1");
     rig.wait_start(&up, "warm", 1, SOON);
     let pushed = time::mono_us();
-    assert_eq!(rig.server.cli(&["LPUSH", INBOX, r#"{"id":"a","kind":"echo","payload":{"to":"a@b.c"}}"#]), "1");
+    assert_eq!(
+        rig.server.cli(&["LPUSH", INBOX, r#"{"id":"a","kind":"echo","payload":{"to":"a@b.c"}}"#]),
+        "1"
+    );
     let start = rig.wait_start(&up, "a", 1, SOON);
     let micros = start.mono_us.saturating_sub(pushed);
     figure(&format!("LPUSH → start, redis-cli's own start included: {:.1} ms", micros as f64 / 1_000.0));
@@ -46,14 +49,23 @@ fn a_malformed_entry_is_a_dead_letter_and_blocks_nobody() {
     let up = rig.up(0);
     let bad = r#"{"payload":1,"colour":"red"}"#;
     let pushed = rig.server.cli(&[
-        "LPUSH", INBOX, r#"{"id":"one","kind":"echo","payload":1}"#, bad, "not json at all", r#"{"id":"two","kind":"echo","payload":2}"#,
+        "LPUSH",
+        INBOX,
+        r#"{"id":"one","kind":"echo","payload":1}"#,
+        bad,
+        "not json at all",
+        r#"{"id":"two","kind":"echo","payload":2}"#,
     ]);
     assert_eq!(pushed, "4");
     rig.wait_state(&up, "one", "done");
     rig.wait_state(&up, "two", "done");
     let dead = wait_for("two dead letters", SOON, || {
         let jobs = rig.json(&["dead", "list"]);
-        if jobs["jobs"].as_array().is_some_and(|jobs| jobs.len() == 2) { Ok(jobs) } else { Err(jobs.to_string()) }
+        if jobs["jobs"].as_array().is_some_and(|jobs| jobs.len() == 2) {
+            Ok(jobs)
+        } else {
+            Err(jobs.to_string())
+        }
     });
     let dead = dead.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
     let shown: Vec<Value> =
@@ -81,18 +93,29 @@ fn an_intake_that_is_killed_loses_nothing_and_takes_nothing_twice() {
         command.extend(entries.iter().map(|it| &**it));
         assert!(!rig.server.cli(&command).is_empty());
         target.signal(Signal::KILL).unwrap();
-        wait_for("the intake to die", Duration::from_secs(5), || if target.is_alive() { Err(target.to_string()) } else { Ok(()) }).unwrap();
+        wait_for("the intake to die", Duration::from_secs(5), || {
+            if target.is_alive() { Err(target.to_string()) } else { Ok(()) }
+        })
+        .unwrap();
     }
     let all = ROUNDS * PUSHED;
     let done = wait_for("every job to be done", LATE, || {
-        let ends = rig.history().iter().filter(|it| matches!(it.event, roundsman_tests::history::Event::End { .. })).count();
+        let ends = rig
+            .history()
+            .iter()
+            .filter(|it| matches!(it.event, roundsman_tests::history::Event::End { .. }))
+            .count();
         if ends >= all { Ok(ends) } else { Err(format!("{ends} of {all}; {}", rig.json(&["queue", "list"]))) }
     });
     assert_eq!(done.unwrap_or_else(|late| panic!("{late}\n{}", log(&up))), all);
     wait_for("the inbox to be empty", SOON, || {
         let queues = rig.json(&["queue", "list"]);
         let queue = &queues["queues"][0];
-        if queue["inbox"] == 0 && queue["dead"] == 0 && queue["ready"] == 0 { Ok(()) } else { Err(queues.to_string()) }
+        if queue["inbox"] == 0 && queue["dead"] == 0 && queue["ready"] == 0 {
+            Ok(())
+        } else {
+            Err(queues.to_string())
+        }
     })
     .unwrap();
     for round in 0..ROUNDS {

@@ -47,7 +47,10 @@ fn a_cancelled_command_is_ended_with_what_it_started() {
     let child = child.unwrap();
     rig.ok(&["job", "cancel", "a"]);
     rig.wait_job(&up, "a", SOON, |job| job["state"] == "cancelled");
-    wait_for("the script's child to end", SOON, || if child.is_alive() { Err(child.to_string()) } else { Ok(()) }).unwrap();
+    wait_for("the script's child to end", SOON, || {
+        if child.is_alive() { Err(child.to_string()) } else { Ok(()) }
+    })
+    .unwrap();
 }
 
 #[test]

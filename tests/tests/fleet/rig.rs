@@ -162,7 +162,8 @@ impl Rig {
         let found = wait_for(&format!("{workers} idle workers"), SOON, || {
             let status = up.status().map_err(|error| error.to_string())?;
             let pools = status.hosts.iter().flat_map(|host| &host.pools);
-            let idle = pools.flat_map(|pool| &pool.workers).filter(|it| it.state == "idle" && it.jobs.is_empty());
+            let idle =
+                pools.flat_map(|pool| &pool.workers).filter(|it| it.state == "idle" && it.jobs.is_empty());
             if idle.count() >= workers { Ok(()) } else { Err(format!("{:?}", status.hosts)) }
         });
         found.unwrap_or_else(|late| panic!("{late}\n{}", log(up)));

@@ -30,7 +30,10 @@ fn a_first_job_is_printed_when_it_is_due() -> Result<(), tree::TreeError> {
     let started = attempt["started"].as_i64().unwrap();
     assert!(due >= before + 2_000 && started >= due, "{job}");
     assert!(attempt["ended"].as_i64().unwrap() >= started, "{job}");
-    assert_eq!((&job["attempt"], &job["crashes"], &job["payload"]), (&json!(1), &json!(0), &json!({"hello": "world"})));
+    assert_eq!(
+        (&job["attempt"], &job["crashes"], &job["payload"]),
+        (&json!(1), &json!(0), &json!({"hello": "world"}))
+    );
     assert_eq!((&attempt["outcome"], &attempt["worker"]), (&json!("done"), &json!("default/1")));
     figure(&format!("first job from an empty fleet: {} ms after it was due", started - due));
 

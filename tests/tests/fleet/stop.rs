@@ -33,7 +33,12 @@ fn what_ends_within_the_grace_ends_and_the_rest_goes_back_uncharged() {
     assert_eq!((&short["state"], &short["attempt"]), (&json!("done"), &json!(1)), "{short}");
     for id in ["long", "stubborn"] {
         let job = rig.job(id);
-        assert_eq!((&job["state"], &job["attempt"], &job["crashes"]), (&json!("ready"), &json!(0), &json!(0)), "{job}\n{}", log(&up));
+        assert_eq!(
+            (&job["state"], &job["attempt"], &job["crashes"]),
+            (&json!("ready"), &json!(0), &json!(0)),
+            "{job}\n{}",
+            log(&up)
+        );
     }
     let late = rig.job("late");
     assert_eq!((&late["state"], rig.starts("late").len()), (&json!("ready"), 0), "{late}");

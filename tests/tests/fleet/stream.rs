@@ -29,7 +29,8 @@ fn rig(program: &str) -> Rig {
 fn the_program_in_the_readme_answers_jobs() {
     let rig = rig(block("python"));
     let up = rig.up(0);
-    let lines: String = (0..200).map(|n| format!("{{\"id\":\"j{n}\",\"payload\":{{\"n\":{n}}}}}\n")).collect();
+    let lines: String =
+        (0..200).map(|n| format!("{{\"id\":\"j{n}\",\"payload\":{{\"n\":{n}}}}}\n")).collect();
     let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();
     assert_eq!(sent.code, Some(0), "{sent:?}");
     rig.ok(&["enqueue", "default", r#"{"m":1}"#, "--id", "bad"]);
@@ -65,14 +66,17 @@ fn a_program_has_several_jobs_and_its_death_costs_none_of_them() {
     let rig = rig(&slow());
     let up = rig.up(0);
     let ids: Vec<String> = (0..4).map(|n| format!("j{n}")).collect();
-    let lines: String = ids.iter().map(|id| format!("{{\"id\":\"{id}\",\"payload\":{{\"n\":21}}}}\n")).collect();
+    let lines: String =
+        ids.iter().map(|id| format!("{{\"id\":\"{id}\",\"payload\":{{\"n\":21}}}}\n")).collect();
     let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();
     assert_eq!(sent.code, Some(0), "{sent:?}");
     let pids = || -> Vec<u32> {
         let text = std::fs::read_to_string(rig.site.work().join("pids")).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()
     };
-    let first = wait_for("four jobs to run", SOON, || if pids().len() >= 4 { Ok(pids()) } else { Err(format!("{:?}", pids())) });
+    let first = wait_for("four jobs to run", SOON, || {
+        if pids().len() >= 4 { Ok(pids()) } else { Err(format!("{:?}", pids())) }
+    });
     let first = first.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
     let most = first.iter().map(|pid| first.iter().filter(|other| *other == pid).count()).max();
     assert!(most > Some(1), "no program had two jobs at once: {first:?}");
@@ -86,5 +90,8 @@ fn a_program_has_several_jobs_and_its_death_costs_none_of_them() {
     }
     let lost = ids.iter().filter(|id| outcomes(&rig.job(id)).len() == 2).count();
     assert_eq!(Some(lost), Some(first.iter().filter(|pid| **pid == first[0]).count()), "{}", log(&up));
-    wait_for("the program to be gone", Duration::from_secs(5), || if program.is_alive() { Err(program.to_string()) } else { Ok(()) }).unwrap();
+    wait_for("the program to be gone", Duration::from_secs(5), || {
+        if program.is_alive() { Err(program.to_string()) } else { Ok(()) }
+    })
+    .unwrap();
 }
