@@ -17,6 +17,11 @@ fn master_process(up: &Up) -> Option<Process> {
     up.supervisor().children().iter().find(is_master).copied()
 }
 
+/// Waits until the store knows that the job has started: that is what a master goes by that did not see a worker's end.
+fn wait_marked(rig: &Rig, up: &Up, id: &str) {
+    rig.wait_job(up, id, SOON, |job| job["attempts"][0]["started"].is_i64());
+}
+
 #[test]
 fn a_killed_master_is_replaced_and_nothing_is_lost() {
     let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 4\n", "");
@@ -24,9 +29,9 @@ fn a_killed_master_is_replaced_and_nothing_is_lost() {
     rig.wait_idle(&up, 2);
     let mut appeared = Vec::new();
     let mut served = Vec::new();
-    for round in 0..5 {
+    for round in 0..10 {
         let (running, waiting) = (format!("running{round}"), format!("waiting{round}"));
-        rig.enqueue(&running, "sleep", r#"{"ms":1500}"#);
+        rig.enqueue(&running, "sleep", r#"{"ms":1000}"#);
         let start = rig.wait_start(&up, &running, 1, SOON);
         let orphans: Vec<Process> = up.workers().unwrap().into_iter().map(|(_, process)| process).collect();
         assert!(orphans.contains(&start.process), "{orphans:?}");
@@ -75,6 +80,7 @@ fn a_worker_that_dies_with_its_master_gives_its_job_back() {
     rig.wait_idle(&up, 1);
     rig.enqueue("a", "sleep", r#"{"ms":3000}"#);
     let first = rig.wait_start(&up, "a", 1, SOON);
+    wait_marked(&rig, &up, "a");
     let killed = time::mono_us();
     master_process(&up).unwrap().signal(Signal::KILL).unwrap();
     first.process.signal(Signal::KILL).unwrap();
@@ -125,8 +131,9 @@ fn a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next() {
     let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 3\n", "");
     let up = rig.up(2);
     rig.wait_idle(&up, 2);
-    rig.enqueue("running", "sleep", r#"{"ms":1500}"#);
+    rig.enqueue("running", "sleep", r#"{"ms":4000}"#);
     rig.wait_start(&up, "running", 1, SOON);
+    wait_marked(&rig, &up, "running");
     rig.enqueue("timer", "echo", "null");
     up.supervisor().signal(Signal::KILL).unwrap();
     for process in up.alive() {
