@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roundsman_shared::assignment::{Assignment, HandlerSpec, StoreAddress};
+use roundsman_shared::assignment::{self, Assignment, HandlerSpec, StoreAddress};
 use roundsman_shared::clock::StoreClock;
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
-use roundsman_shared::settings::{Handler, PoolQueues, PoolRun, PoolSettings, Settings, StoreUrl};
+use roundsman_shared::settings::{Handler, PoolRun, PoolSettings, Settings, StoreUrl};
 use roundsman_shared::store::{StoreConfig, StorePlace};
 
 use crate::pool::Shape;
@@ -15,9 +15,6 @@ use crate::spawn::Program;
 
 /// The pool of the process that takes in what came by other ways; no pool of the user's has this name.
 pub(crate) const INTAKE: &str = "(intake)";
-/// In an ordered list each queue has so many times the share of the next.
-const ORDER_FACTOR: u32 = 10;
-const MOST_SHARE: u32 = 10_000;
 
 /// Everything that is to run here.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +112,7 @@ impl PoolPlan {
         };
         Ok(Self {
             work,
-            queues: shares(&pool.queues)?,
+            queues: assignment::shares(&pool.queues)?,
             min: pool.min_workers,
             max: pool.max_workers_total.unwrap_or(u32::MAX).min(pool.max_workers),
             slots: pool.slots,
@@ -212,33 +209,19 @@ impl PoolPlan {
     }
 }
 
-/// The order of a list as shares: the earlier has most of the time, and no queue none.
-fn shares(queues: &PoolQueues) -> Result<Vec<(QueueName, u32)>, NameError> {
-    match queues {
-        PoolQueues::Shares(shares) => {
-            shares.iter().map(|(name, share)| Ok((QueueName::new(name)?, *share))).collect()
-        }
-        PoolQueues::Ordered(names) => {
-            let share = |place: usize| {
-                let after = u32::try_from(names.len() - 1 - place).unwrap_or(u32::MAX);
-                ORDER_FACTOR.saturating_pow(after).min(MOST_SHARE)
-            };
-            names.iter().enumerate().map(|(place, name)| Ok((QueueName::new(name)?, share(place)))).collect()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use roundsman_shared::settings::PoolQueues;
+
     use super::*;
 
     #[test]
     fn an_order_is_a_fall_of_shares() {
         let names = ["a", "b", "c"].map(str::to_owned).to_vec();
-        let read = shares(&PoolQueues::Ordered(names)).unwrap();
+        let read = assignment::shares(&PoolQueues::Ordered(names)).unwrap();
         assert_eq!(read.iter().map(|(_, share)| *share).collect::<Vec<_>>(), [100, 10, 1]);
         let long: Vec<String> = (0..20).map(|n| format!("q{n}")).collect();
-        let read = shares(&PoolQueues::Ordered(long)).unwrap();
-        assert_eq!((read[0].1, read[19].1), (MOST_SHARE, 1));
+        let read = assignment::shares(&PoolQueues::Ordered(long)).unwrap();
+        assert_eq!((read[0].1, read[19].1), (10_000, 1));
     }
 }

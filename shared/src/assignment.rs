@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::StoreClock;
 use crate::job::Policy;
-use crate::names::{Namespace, QueueName, WorkerId};
+use crate::names::{NameError, Namespace, QueueName, WorkerId};
 use crate::settings::{Handler, LoadInput, PoolQueues, PoolRun, Settings, StoreUrl};
 use crate::store::{StoreConfig, StorePlace};
+
+/// In an ordered list each queue has so many times the share of the next.
+const ORDER_FACTOR: u32 = 10;
+const MOST_SHARE: u32 = 10_000;
 
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,16 +74,7 @@ impl Assignment {
     /// When there is no such pool, or its handler is one that is not served yet.
     pub fn of(settings: &Settings, pool: &str, worker: WorkerId) -> Result<Self, String> {
         let Some(own) = settings.pools.get(pool) else { return Err(format!("there is no pool {pool:?}")) };
-        let name = |name: &str| QueueName::new(name).map_err(|error| error.to_string());
-        let queues = match &own.queues {
-            PoolQueues::Ordered(names) => {
-                names.iter().map(|queue| Ok((name(queue)?, 0))).collect::<Result<Vec<_>, String>>()?
-            }
-            PoolQueues::Shares(shares) => shares
-                .iter()
-                .map(|(queue, share)| Ok((name(queue)?, *share)))
-                .collect::<Result<_, String>>()?,
-        };
+        let queues = shares(&own.queues).map_err(|error| error.to_string())?;
         let handler = match &own.run {
             PoolRun::Command(_) => None,
             PoolRun::Handler(Handler::Exec(program)) => {
@@ -140,5 +135,24 @@ impl Assignment {
     #[must_use]
     pub fn policy(&self, queue: &QueueName) -> Policy {
         self.policies.get(queue).cloned().unwrap_or_default()
+    }
+}
+
+/// The order of a list as shares: the earlier has most of the time, and no queue none.
+///
+/// # Errors
+/// When a name is none.
+pub fn shares(queues: &PoolQueues) -> Result<Vec<(QueueName, u32)>, NameError> {
+    match queues {
+        PoolQueues::Shares(shares) => {
+            shares.iter().map(|(name, share)| Ok((QueueName::new(name)?, *share))).collect()
+        }
+        PoolQueues::Ordered(names) => {
+            let share = |place: usize| {
+                let after = u32::try_from(names.len() - 1 - place).unwrap_or(u32::MAX);
+                ORDER_FACTOR.saturating_pow(after).min(MOST_SHARE)
+            };
+            names.iter().enumerate().map(|(place, name)| Ok((QueueName::new(name)?, share(place)))).collect()
+        }
     }
 }

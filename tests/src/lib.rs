@@ -4,11 +4,13 @@
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
 //! - the history that every actor of a run writes ([`history`]), and the checker that reads it ([`checker`])
+//! - what a store is meant to do ([`model`]), which the contract suite holds the real ones against
 //!
 //! Absent on purpose: mocks of our own parts, and any way to signal a process by its name.
 
 pub mod checker;
 pub mod history;
+pub mod model;
 pub mod pipe_child;
 pub mod proc;
 pub mod redis_server;

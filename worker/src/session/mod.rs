@@ -9,7 +9,11 @@
 //! - A lease is renewed at a third of its length and counts as lost one margin before its end, on this host's clock from
 //!   before the call was sent; then the worker leaves, since it can no longer know that its jobs are its own.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod drive;
+mod events;
+mod state;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +24,11 @@ use roundsman_shared::job::settle::{Delivery, Outcome, Run, Settlement, settle};
 use roundsman_shared::job::{Policy, Spec};
 use roundsman_shared::names::{JobId, QueueName, WorkerId};
 use roundsman_shared::protocol::{Doing, StopMode};
-use roundsman_shared::store::{
-    Answer, Held, MAX_BATCH, Mark, PullRequest, Pulled, RenewRequest, Renewed, SettleRequest, StoreError,
-};
+use roundsman_shared::store::{Answer, Held, MAX_BATCH, Mark, Pulled, Renewed, StoreError};
+
+pub(crate) use events::{Action, Event, Finished, Running, Seq, StopJob, Task};
+pub(crate) use state::Counts;
+use state::{Line, Stopping, Taken, UnderWay};
 
 /// Work taken beyond the free slots, as expected running time.
 const PREFETCH: Duration = Duration::from_millis(50);
@@ -39,135 +45,6 @@ const LOOK_AGAIN_ALONE: Duration = Duration::from_millis(500);
 /// Between tries of a store that does not answer.
 const RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(2);
-
-/// A number for each delivery that this process has taken.
-pub(crate) type Seq = u64;
-
-/// A job on its way to a slot.
-#[derive(Debug, Clone)]
-pub(crate) struct Task {
-    pub(crate) seq: Seq,
-    pub(crate) queue: QueueName,
-    pub(crate) id: JobId,
-    pub(crate) token: i64,
-    pub(crate) attempt: u32,
-    pub(crate) spec: Arc<Spec>,
-    pub(crate) timeout: Duration,
-    /// It must share its worker with no other job.
-    pub(crate) alone: bool,
-}
-
-/// Why a running job is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StopJob {
-    Cancelled,
-    Released,
-}
-
-/// A job that a slot is done with.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) seq: Seq,
-    pub(crate) outcome: Outcome,
-    pub(crate) started: Mono,
-    pub(crate) ended: Mono,
-    pub(crate) stderr_tail: Option<String>,
-}
-
-/// A job that a slot runs now.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Running {
-    pub(crate) seq: Seq,
-    pub(crate) started: Mono,
-}
-
-#[derive(Debug)]
-pub(crate) enum Event {
-    Wake(QueueName),
-    Exchanged {
-        sent: Mono,
-        result: Result<(Vec<Answer>, Option<Pulled>), StoreError>,
-    },
-    Renewed {
-        sent: Mono,
-        queue: QueueName,
-        result: Result<Renewed, StoreError>,
-    },
-    /// What the store says this worker holds, after an answer was lost.
-    Reconciled {
-        queue: QueueName,
-        result: Result<Vec<Held>, StoreError>,
-    },
-    Finished(Vec<Finished>),
-    /// Tasks that had not been started, taken back from the slots.
-    Returned(Vec<Seq>),
-    /// What runs now, looked up by the loop when [`Session::next_deadline`] came.
-    Tick(Vec<Running>),
-    Cancel {
-        queue: QueueName,
-        id: JobId,
-    },
-    Policies(BTreeMap<QueueName, Policy>),
-    Pause(bool),
-    Stop {
-        mode: StopMode,
-        within: Duration,
-        why: String,
-    },
-}
-
-#[derive(Debug)]
-pub(crate) enum Action {
-    Exchange {
-        settle: Option<SettleRequest>,
-        pull: Option<PullRequest>,
-    },
-    Renew(RenewRequest),
-    Reconcile(QueueName),
-    Run(Vec<Task>),
-    /// Take back what has not been started.
-    TakeBack,
-    StopJob(Seq, StopJob),
-    /// A wake-up came in vain: all slots are taken.
-    Full(QueueName),
-    Leave {
-        code: u8,
-        why: String,
-    },
-}
-
-struct Line {
-    name: QueueName,
-    share: u32,
-    /// Found empty; looked at again at this moment.
-    dry_until: Option<Mono>,
-    /// Running time taken, divided by the share.
-    used: f64,
-    lease_until: Option<Mono>,
-    held: usize,
-    /// A pull's answer was lost: the store may know of deliveries that we do not.
-    doubtful: bool,
-    pending: VecDeque<Settlement>,
-    pending_since: Option<Mono>,
-    marks: Vec<Mark>,
-}
-
-struct Taken {
-    delivery: Delivery,
-    spec: Arc<Spec>,
-    line: usize,
-    marked: bool,
-}
-
-/// What is under way with the store.
-#[derive(Default)]
-struct UnderWay {
-    settle: Option<(usize, Vec<Settlement>)>,
-    pull: Option<usize>,
-    exchange: bool,
-    renew: bool,
-    reconcile: bool,
-}
 
 /// See the module's text.
 pub(crate) struct Session {
@@ -188,22 +65,6 @@ pub(crate) struct Session {
     look_at: Mono,
     seed: u64,
     pub(crate) counts: Counts,
-}
-
-struct Stopping {
-    release_at: Option<Mono>,
-    released: bool,
-    why: String,
-}
-
-/// For the beats.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) claimed: u64,
-    pub(crate) done: u64,
-    pub(crate) failed: u64,
-    pub(crate) busy: Duration,
-    pub(crate) store_ok: bool,
 }
 
 impl Session {
@@ -620,207 +481,6 @@ impl Session {
             actions.push(Action::Leave { code, why });
         }
     }
-
-    /// Everything that follows from the state: stopping, leases, acknowledgements, pulls.
-    fn drive(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        if self.left {
-            return;
-        }
-        self.drive_stop(now, actions);
-        self.drive_leases(now, actions);
-        if self.left {
-            return;
-        }
-        if self.retry_at.is_some_and(|at| at > now) {
-            return;
-        }
-        if let Some(at) = self.lines.iter().position(|line| line.doubtful)
-            && !self.under_way.reconcile
-        {
-            self.under_way.reconcile = true;
-            actions.push(Action::Reconcile(self.lines[at].name.clone()));
-        }
-        self.drive_exchange(now, actions);
-    }
-
-    fn drive_stop(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        let Some(stopping) = &mut self.stopping else {
-            if self.assignment.max_jobs > 0 && self.counts.claimed >= self.assignment.max_jobs {
-                let why = format!("it has run {} jobs (max_jobs)", self.counts.claimed);
-                self.stopping = Some(Stopping { release_at: None, released: false, why });
-            }
-            return;
-        };
-        if !stopping.released && stopping.release_at.is_some_and(|at| at <= now) {
-            stopping.released = true;
-            actions.push(Action::TakeBack);
-            for seq in self.taken.keys() {
-                actions.push(Action::StopJob(*seq, StopJob::Released));
-            }
-        }
-        let idle = self.taken.is_empty() && !self.under_way.exchange && !self.under_way.reconcile;
-        if idle && self.lines.iter().all(|line| line.pending.is_empty() && !line.doubtful) {
-            let why = stopping.why.clone();
-            self.leave(exit::OK, why, actions);
-        }
-    }
-
-    fn drive_leases(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        let (lease, margin) = (self.assignment.lease, self.margin());
-        let lost = self
-            .lines
-            .iter()
-            .find(|line| line.held > 0 && line.lease_until.is_some_and(|until| now + margin >= until));
-        if let Some(line) = lost {
-            let why = format!("the lease on queue {} could not be renewed in time", line.name);
-            self.leave(exit::TRY_AGAIN, why, actions);
-            return;
-        }
-        if self.under_way.renew || self.retry_at.is_some_and(|at| at > now) {
-            return;
-        }
-        let worker = self.assignment.worker.clone();
-        let due = self.lines.iter_mut().find(|line| {
-            line.held > 0
-                && (!line.marks.is_empty()
-                    || line.lease_until.is_some_and(|until| now + lease * 2 / 3 >= until))
-        });
-        if let Some(line) = due {
-            self.under_way.renew = true;
-            let marks = line.marks.drain(..line.marks.len().min(MAX_BATCH)).collect();
-            actions.push(Action::Renew(RenewRequest { queue: line.name.clone(), worker, lease, marks }));
-        }
-    }
-
-    /// How many more jobs may be held.
-    fn room(&self) -> usize {
-        let slots = self.assignment.slots;
-        #[expect(clippy::cast_precision_loss, reason = "slots are few")]
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
-        let ahead = self.service.map_or(0, |mean| {
-            ((PREFETCH.as_secs_f64() / mean.max(1e-7)) * slots as f64).min(MAX_HELD as f64) as usize
-        });
-        (slots + ahead).min(MAX_HELD.max(slots)).saturating_sub(self.taken.len())
-    }
-
-    fn drive_exchange(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        if self.under_way.exchange {
-            return;
-        }
-        let slots = self.assignment.slots;
-        let room = self.room();
-        let hungry = self.stopping.is_none()
-            && !self.paused
-            && room > 0
-            && (self.taken.len() < slots || room >= MAX_BATCH.min(self.taken.len()));
-        let pull = if hungry { self.next_line(now) } else { None };
-        let oldest =
-            self.lines.iter().enumerate().filter_map(|(at, line)| Some((line.pending_since?, at))).min();
-        let settle = oldest.filter(|(since, at)| {
-            pull.is_some()
-                || now.since(*since) >= ACK_WITHIN
-                || self.lines[*at].pending.len() >= MAX_BATCH
-                || self.taken.is_empty()
-        });
-        if pull.is_none() && settle.is_none() {
-            return;
-        }
-        let settle = settle.map(|(_, at)| {
-            let worker = self.assignment.worker.clone();
-            let policy = self.assignment.policy(&self.lines[at].name);
-            let line = &mut self.lines[at];
-            let settlements: Vec<_> = line.pending.drain(..line.pending.len().min(MAX_BATCH)).collect();
-            line.pending_since = if line.pending.is_empty() { None } else { Some(now) };
-            self.under_way.settle = Some((at, settlements.clone()));
-            SettleRequest {
-                queue: line.name.clone(),
-                worker,
-                settlements,
-                retention: (&policy).into(),
-                only_if_lapsed: false,
-            }
-        });
-        let pull = pull.map(|at| {
-            self.under_way.pull = Some(at);
-            PullRequest {
-                queue: self.lines[at].name.clone(),
-                worker: self.assignment.worker.clone(),
-                max: room.min(MAX_BATCH),
-                lease: self.assignment.lease,
-                latest: self.clock.map(|clock| clock.at_most(now) + SKEW_GUARD),
-            }
-        });
-        self.under_way.exchange = true;
-        actions.push(Action::Exchange { settle, pull });
-    }
-
-    /// The queue to pull from: of those that may hold something, the one that has had least of its share; or the
-    /// first, where the pool names an order (shares of 0).
-    fn next_line(&mut self, now: Mono) -> Option<usize> {
-        for line in &mut self.lines {
-            if line.dry_until.is_some_and(|until| until <= now) {
-                line.dry_until = None;
-            }
-        }
-        let open =
-            || self.lines.iter().enumerate().filter(|(_, line)| line.dry_until.is_none() && !line.doubtful);
-        let least = open().min_by(|(_, a), (_, b)| {
-            if a.share == 0 || b.share == 0 { std::cmp::Ordering::Equal } else { a.used.total_cmp(&b.used) }
-        })?;
-        let (at, floor) = (least.0, least.1.used);
-        // A queue that was empty for long has no claim to the time it did not want.
-        for line in &mut self.lines {
-            if line.dry_until.is_some() {
-                line.used = line.used.max(floor);
-            }
-        }
-        Some(at)
-    }
-
-    /// When the next [`Event::Tick`] is due.
-    pub(crate) fn next_deadline(&mut self, now: Mono) -> Mono {
-        let mut next = now + LOOK_AGAIN;
-        let mut at = |moment: Mono| {
-            if moment < next {
-                next = moment;
-            }
-        };
-        if let Some(retry) = self.retry_at {
-            at(retry);
-        }
-        if let Some(release) = self.stopping.as_ref().filter(|s| !s.released).and_then(|s| s.release_at) {
-            at(release);
-        }
-        let margin = self.margin();
-        for line in &self.lines {
-            if let Some(since) = line.pending_since.filter(|_| !self.under_way.exchange) {
-                at(since + ACK_WITHIN);
-            }
-            if let Some(until) = line.dry_until.filter(|_| self.stopping.is_none() && !self.paused) {
-                at(until);
-            }
-            if let Some(until) = line.lease_until.filter(|_| line.held > 0) {
-                let lease = self.assignment.lease;
-                let renew = Mono::from_nanos(until.as_nanos().saturating_sub(nanos(lease * 2 / 3)));
-                at(if self.under_way.renew || renew <= now {
-                    Mono::from_nanos(until.as_nanos().saturating_sub(nanos(margin)))
-                } else {
-                    renew
-                });
-            }
-        }
-        if self.taken.values().any(|taken| !taken.marked) {
-            if self.look_at <= now {
-                self.look_at = now + MARK_AFTER;
-            }
-            at(self.look_at);
-        }
-        if next <= now { now + Duration::from_millis(1) } else { next }
-    }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

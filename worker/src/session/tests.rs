@@ -1,12 +1,13 @@
 //! The session against a scripted store: every rule of its header, and random histories.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use roundsman_shared::assignment::StoreAddress;
 use roundsman_shared::job::record::{Record, encode};
 use roundsman_shared::job::{Progress, lifecycle};
 use roundsman_shared::names::Namespace;
+use roundsman_shared::store::PullRequest;
 
 use super::*;
 

@@ -51,6 +51,8 @@ impl RedisStore {
                 Place::Waiting { due } => {
                     let mut progress = seen.found.progress.clone();
                     progress.state = Some(FinalState::Cancelled);
+                    // No error ended it; what went wrong before stands with the attempts.
+                    progress.error = None;
                     progress.due = progress.due.or(Some(due.as_millis()));
                     progress.ended = Some(seen.found.now.as_millis());
                     let record = &seen.found.record;
@@ -105,9 +107,9 @@ impl RedisStore {
                 State::Dead | State::Cancelled | State::Expired => {
                     let spec =
                         seen.found.record.decode().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-                    let forgiven = seen.found.progress.forgiven();
+                    let (token, progress) = Progress::decode(&seen.progress).unwrap_or_default();
                     let mut call = self.revise_call(queue, id, &seen, "revive");
-                    call.arg(forgiven.encode(0)).arg(spec.priority);
+                    call.arg(progress.forgiven().encode(token)).arg(spec.priority);
                     call
                 }
                 State::Ready | State::Running | State::Done => return Ok(Changed::Refused(state)),

@@ -6,7 +6,10 @@ local meta = redis.call('HMGET', key('meta'), 'offset', 'paused', 'token', 'live
 local now = clock(meta[1])
 local latest = tonumber(ARGV[4])
 local reply = { micros(now), '', '', 0, 0, meta[4] or '0' }
+-- Whoever pulls lives: what it holds already is its own for one more lease, even if it is given no more.
+local function prolong() redis.call('ZADD', key('leases'), 'XX', now + tonumber(ARGV[3]), ARGV[1]) end
 if latest and now > latest then
+  prolong()
   reply[5] = 1
   return reply
 end
@@ -41,7 +44,10 @@ for _, priority in ipairs(priorities) do
   end
 end
 if next_due then reply[3] = micros(next_due) end
-if count == 0 then return reply end
+if count == 0 then
+  prolong()
+  return reply
+end
 
 local token = now
 if meta[3] and tonumber(meta[3]) >= token then token = tonumber(meta[3]) + 1 end

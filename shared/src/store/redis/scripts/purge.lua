@@ -1,4 +1,4 @@
--- Forgets jobs of one state, at most 256.
+-- Forgets jobs of one state, at most 256; ids that are remembered stay so.
 -- ARGV: scheduled | ready | done | dead | cancelled | expired
 -- Returns how many.
 local state = ARGV[1]
@@ -28,6 +28,4 @@ end
 if #ids == 0 then return 0 end
 redis.call('HDEL', key('ended'), unpack(ids))
 redis.call('HDEL', key('jobs'), unpack(ids))
-redis.call('HDEL', key('digests'), unpack(ids))
-redis.call('ZREM', key('remembered'), unpack(ids))
 return #ids

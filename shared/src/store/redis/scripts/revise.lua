@@ -54,7 +54,6 @@ elseif verb == 'revive' then
   redis.call('ZADD', key('due:' .. ARGV[6]), now, id)
   redis.call('ZADD', key('prios'), ARGV[6], ARGV[6])
   redis.call('HINCRBY', key('meta'), 'waiting', 1)
-  redis.call('HINCRBY', key('meta'), 'ended', -1)
   redis.call('PUBLISH', key('hints'), 'work 1 -')
 else
   if zset then

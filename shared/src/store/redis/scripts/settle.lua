@@ -14,6 +14,12 @@ local lapsed = true
 if ARGV[2] == '1' then
   local lease = redis.call('ZSCORE', key('leases'), worker)
   lapsed = lease and tonumber(lease) <= now and tonumber(meta[2] or 0) <= now
+  -- A worker that was swept before: the answers of then once more, and nothing is taken.
+  if not lapsed and not redis.call('ZSCORE', key('lost'), worker) then
+    local stale = {}
+    for i = 1, n do stale[i] = 1 end
+    return stale
+  end
 end
 
 local items, ids, at = {}, {}, 8
@@ -25,16 +31,17 @@ for i = plain + 1, n do
   items[i], ids[i] = at, ARGV[at]
   at = at + 8 + tonumber(ARGV[at + 7])
 end
-local held = redis.call('HMGET', unacked, unpack(ids))
+local held = {}
+for i, row in ipairs(redis.call('HMGET', unacked, unpack(ids))) do held[ids[i]] = row end
 
 local reply, taken, finished, ended, remembered = {}, {}, {}, {}, {}
-local done = {}
+local done, moved = {}, false
 local lists = { done = done, cancelled = {}, expired = {} }
 local count, ended_count, returned, due_now, next_due = 0, 0, 0, 0, nil
 local prefix = ' '
 for i = 1, n do
   at = items[i]
-  local id, progress, mine, code = ids[i], ARGV[at + 1], held[i], 'done'
+  local id, progress, mine, code = ids[i], ARGV[at + 1], held[ids[i]], 'done'
   -- Deliveries of one pull share their token.
   if string.sub(progress, 1, #prefix) ~= prefix then prefix = string.match(progress, '^%d+ ') end
   if i > plain then
@@ -43,7 +50,8 @@ for i = 1, n do
   end
   if lapsed and mine and string.sub(mine, 1, #prefix) == prefix then
     reply[i] = 0
-    held[i] = false
+    -- The same item may stand in one call twice.
+    held[id] = false
     count = count + 1
     taken[count] = id
     if i <= plain then
@@ -82,14 +90,17 @@ for i = 1, n do
         remembered[#remembered + 1] = id
       end
     end
-    for f = 1, i > plain and tonumber(ARGV[at + 7]) or 0 do redis.call('RPUSH', key('outbox'), ARGV[at + 7 + f]) end
+    for f = 1, i > plain and tonumber(ARGV[at + 7]) or 0 do
+      redis.call('RPUSH', key('outbox'), ARGV[at + 7 + f])
+      moved = true
+    end
   else
     -- A repeated call is known by the token that its first one left behind.
     local last = redis.call('HGET', key('ended'), id)
     if not last then
       for e = 1, #ended, 2 do if ended[e] == id then last = ended[e + 1] end end
     end
-    if not last and not mine then last = redis.call('HGET', key('progress'), id) end
+    if not last then last = redis.call('HGET', key('progress'), id) end
     if last and string.sub(last, 1, #prefix) == prefix then
       reply[i] = 0
     elseif last or redis.call('HEXISTS', key('jobs'), id) == 1 then
@@ -108,13 +119,16 @@ end
 if redis.call('EXISTS', unacked) == 0 then
   redis.call('ZREM', key('leases'), worker)
   redis.call('DEL', key('cancel:' .. worker))
-  if ARGV[2] == '1' then redis.call('ZADD', key('lost'), math.floor(now / 1000), worker) end
 end
+-- From the first job on that was taken from it: it must stop, and not prolong what is left.
+if ARGV[2] == '1' then redis.call('ZADD', key('lost'), math.floor(now / 1000), worker) end
 redis.call('HINCRBY', key('meta'), 'running', -count)
 if returned > 0 then
   redis.call('HINCRBY', key('meta'), 'waiting', returned)
   redis.call('PUBLISH', key('hints'), 'work ' .. due_now .. ' ' .. (next_due and micros(next_due) or '-'))
 end
+-- Whoever moves follow-ups looks at the queue when it is told of a change.
+if moved then redis.call('PUBLISH', key('hints'), 'changed') end
 if ended_count > 0 then
   redis.call('HSET', key('ended'), unpack(ended))
   redis.call('HINCRBY', key('meta'), 'ended', ended_count)

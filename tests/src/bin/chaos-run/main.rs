@@ -1,0 +1,65 @@
+//! Chaos runs: a real fleet on a real store, faults made on purpose, and the checker's verdict at the end.
+//!
+//! ```text
+//! chaos-run symbolicate    crash reports made readable while workers are killed; every trace held against binutils
+//! chaos-run kills          kill -9 of workers, masters and supervisors
+//! chaos-run pauses         workers, the store and the whole tree stopped and let go on
+//! chaos-run full           the store at its memory limit, with a backlog to drain
+//! chaos-run outages        kill -9 of a store that had acknowledged
+//! ```
+//!
+//! Each prints its figures and exits with 1 when a promise was broken. `ops/chaos` builds what this needs and runs it.
+
+mod audit;
+mod full;
+mod kills;
+mod load;
+mod nemesis;
+mod options;
+mod outages;
+mod pauses;
+mod report;
+mod stand;
+mod symbolicate;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::options::Options;
+use crate::report::Report;
+
+/// Whatever keeps a run from being made; a broken promise is no error but a part of the report.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+const USAGE: &str = "usage: chaos-run symbolicate|kills|pauses|full|outages [--jobs N] [--kills K] [--every MS] \
+[--seed S] [--store redis|sqlite] [--row NAME] [--seconds N] [--keep FOLDER]";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let run = arguments.next().unwrap_or_default();
+    let options = match Options::parse(arguments) {
+        Ok(options) => options,
+        Err(error) => return refuse(&error),
+    };
+    let done = match run.as_str() {
+        "symbolicate" => symbolicate::run(&options).map(|report| vec![report]),
+        "kills" => kills::run(&options).map(|report| vec![report]),
+        "pauses" => pauses::run(&options),
+        "full" => full::run(&options).map(|report| vec![report]),
+        "outages" => outages::run(&options).map(|report| vec![report]),
+        other => return refuse(&format!("no run {other:?}")),
+    };
+    match done {
+        Ok(reports) if reports.iter().all(Report::is_clean) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "chaos-run {run}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn refuse(error: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "chaos-run: {error}\n{USAGE}");
+    ExitCode::from(2)
+}

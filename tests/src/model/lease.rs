@@ -1,0 +1,190 @@
+use std::time::Duration;
+
+use roundsman_shared::clock::StoreTime;
+use roundsman_shared::job::lifecycle::Event;
+use roundsman_shared::job::settle::{Again, Delivery, Settlement, Write};
+use roundsman_shared::job::view::Unacked;
+use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::store::{
+    Answer, Held, MAX_BATCH, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, SettleRequest,
+};
+
+use super::{Job, Kept, Model, Queue, SILENCE};
+
+impl Model {
+    pub fn pull(&mut self, request: &PullRequest, now: StoreTime) -> Pulled {
+        let queue = self.queues.entry(request.queue.clone()).or_default();
+        let skewed = request.latest.is_some_and(|latest| now > latest);
+        let max = if skewed || queue.paused { 0 } else { request.max };
+        let due: Vec<_> = queue.line().into_iter().filter(|(_, score)| *score <= now).take(max).collect();
+        let mut deliveries = Vec::new();
+        if !due.is_empty() {
+            queue.last_token = now.as_micros().max(queue.last_token + 1);
+        }
+        let token = queue.last_token;
+        for (id, score) in due {
+            let job = queue.jobs.get_mut(&id).expect("what stands in line is a job");
+            let progress = job.decoded().map(|(_, progress)| progress).unwrap_or_default();
+            // Where it was put back to the front, its score says nothing of when it was due.
+            let due = progress.due.map_or(score, StoreTime::from_millis);
+            let held = Unacked { worker: request.worker.clone(), token, due, started: None, deadline: None };
+            job.step(Event::Deliver, Kept::Running { held, cancel: false }, now);
+            let record = job.record.clone();
+            deliveries.push(Delivery { queue: request.queue.clone(), id, token, due, record, progress });
+        }
+        if !queue.holds(&request.worker).is_empty() {
+            queue.leases.insert(request.worker.clone(), now + request.lease);
+        }
+        Pulled {
+            now,
+            deliveries,
+            next_due: queue.line().into_iter().map(|(_, score)| score).min(),
+            paused: queue.paused,
+            skewed,
+            live_version: queue.live_version,
+        }
+    }
+
+    pub fn renew(&mut self, request: &RenewRequest, now: StoreTime) -> Renewed {
+        let queue = self.queues.entry(request.queue.clone()).or_default();
+        if queue.lost.contains(&request.worker) {
+            return Renewed { now, lost: true, cancel: Vec::new() };
+        }
+        if let Some(until) = queue.leases.get_mut(&request.worker) {
+            *until = now + request.lease;
+        }
+        let mut pending = Vec::new();
+        for (id, job) in &mut queue.jobs {
+            let Kept::Running { held, cancel } = &mut job.place else { continue };
+            if held.worker != request.worker {
+                continue;
+            }
+            for mark in request.marks.iter().filter(|mark| mark.id == *id && mark.token == held.token) {
+                (held.started, held.deadline) = (Some(mark.started), Some(mark.deadline));
+            }
+            if *cancel {
+                pending.push(id.clone());
+            }
+        }
+        Renewed { now, lost: false, cancel: pending }
+    }
+
+    pub fn settle(&mut self, request: &SettleRequest, now: StoreTime) -> Vec<Answer> {
+        let queue = self.queues.entry(request.queue.clone()).or_default();
+        let allowed = !request.only_if_lapsed || queue.has_lapsed(&request.worker, now);
+        if !allowed && !queue.lost.contains(&request.worker) {
+            return vec![Answer::Stale; request.settlements.len()];
+        }
+        // A worker that was swept before: the answers of then once more, and nothing is taken.
+        let before = queue.holds(&request.worker).len();
+        let answer = |one| queue.settle(&request.worker, one, allowed, now);
+        let answers = request.settlements.iter().map(answer).collect();
+        let after = queue.holds(&request.worker).len();
+        if after == 0 {
+            queue.leases.remove(&request.worker);
+        }
+        if request.only_if_lapsed && after < before {
+            queue.lost.insert(request.worker.clone());
+        }
+        queue.keep_at_most(&request.retention);
+        answers
+    }
+
+    /// What a worker holds, from the oldest delivery; equally old ones by id.
+    #[must_use]
+    pub fn unacked(&self, name: &QueueName, worker: &WorkerId) -> Vec<Held> {
+        let Some(queue) = self.queues.get(name) else { return Vec::new() };
+        let held = |id| {
+            let job: &Job = &queue.jobs[&id];
+            let held = job.held().expect("what a worker holds is running").clone();
+            let progress = job.decoded().map(|(_, progress)| progress).unwrap_or_default();
+            let record = job.record.clone();
+            let (token, due) = (held.token, held.due);
+            let delivery = Delivery { queue: name.clone(), id, token, due, record, progress };
+            Held { delivery, started: held.started, deadline: held.deadline }
+        };
+        queue.holds(worker).into_iter().take(MAX_BATCH).map(held).collect()
+    }
+
+    pub fn pulse(&mut self, queue: &QueueName, lease: Duration, now: StoreTime) -> Pulse {
+        let queue = self.queues.entry(queue.clone()).or_default();
+        if now.since(queue.last_pulse) > SILENCE {
+            queue.held_back = now + lease;
+        }
+        queue.last_pulse = now;
+        let scores: Vec<_> = queue.line().into_iter().map(|(_, score)| score).collect();
+        let (due, later): (Vec<_>, Vec<_>) = scores.iter().copied().partition(|score| *score <= now);
+        let lapsed =
+            queue.leases.keys().filter(|worker| queue.has_lapsed(worker, now)).take(16).cloned().collect();
+        Pulse {
+            now,
+            paused: queue.paused,
+            ready: due.len() as u64,
+            waiting: scores.len() as u64,
+            running: queue.jobs.values().filter(|job| job.held().is_some()).count() as u64,
+            oldest_due: due.into_iter().min(),
+            next_due: later.into_iter().min(),
+            lapsed,
+            outbox: queue.outbox.len() as u64,
+            inbox: 0,
+            live_version: queue.live_version,
+            enqueued: queue.enqueued,
+            ended: queue.ended,
+        }
+    }
+}
+
+impl Queue {
+    fn has_lapsed(&self, worker: &WorkerId, now: StoreTime) -> bool {
+        now >= self.held_back && self.leases.get(worker).is_some_and(|until| *until <= now)
+    }
+
+    /// Writes only if it is `allowed`; whether it was written before can be told in any case.
+    fn settle(
+        &mut self,
+        worker: &WorkerId,
+        settlement: &Settlement,
+        allowed: bool,
+        now: StoreTime,
+    ) -> Answer {
+        let first = self.first_of(settlement.priority);
+        let Some(job) = self.jobs.get_mut(&settlement.id) else { return Answer::Gone };
+        let current =
+            job.held().filter(|held| allowed && held.worker == *worker && held.token == settlement.token);
+        let Some(due) = current.map(|held| held.due) else {
+            return if job.settled_by() == Some(settlement.token) { Answer::Ok } else { Answer::Stale };
+        };
+        job.progress = Some(settlement.progress.clone());
+        match &settlement.write {
+            Write::Return { again } => {
+                let score = match again {
+                    Again::After(span) => now + *span,
+                    Again::Front => {
+                        first.map_or(due, |first| due.min(StoreTime::from_micros(first.as_micros() - 1)))
+                    }
+                };
+                job.step(settlement.event, Kept::Waiting { score }, now);
+            }
+            Write::Finish { state, follow_ups } => {
+                job.step(settlement.event, Kept::Ended { state: *state, at: now, order: self.ended }, now);
+                self.ended += 1;
+                if let Some(digest) = &settlement.remember {
+                    self.remember(&settlement.id, digest.clone(), now);
+                }
+                for follow_up in follow_ups {
+                    self.tickets += 1;
+                    let ticket = self.tickets.to_string();
+                    self.outbox.push(Outgoing { ticket, follow_up: follow_up.clone() });
+                }
+            }
+        }
+        Answer::Ok
+    }
+
+    /// The first score among the waiting jobs of a priority.
+    fn first_of(&self, priority: i16) -> Option<StoreTime> {
+        let line = self.line();
+        let mut of_priority = line.iter().filter(|(id, _)| self.jobs[id].priority == priority);
+        of_priority.next().map(|(_, score)| *score)
+    }
+}

@@ -1,0 +1,59 @@
+//! Short forms of the chaos runs (`ops/chaos` has the long ones): real fleets, real faults, and the checker's verdict.
+//!
+//! Each test runs `chaos-run` as a program, so that what CI does and what a person does is the same.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
+
+use std::process::Command;
+
+use roundsman_tests::spawn;
+use roundsman_tests::tree::built;
+
+/// A run that must keep every promise, and may take so long as it waits for.
+#[track_caller]
+fn kept(arguments: &[&str]) {
+    let mut command: Command = spawn::bound_command(built("chaos-run").unwrap());
+    command.args(arguments);
+    let done = spawn::output(command).unwrap();
+    let (figures, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "chaos-run {}: {}\n{figures}{errors}", arguments.join(" "), done.status);
+}
+
+#[test]
+fn redis_every_crash_report_is_read_once_while_workers_are_killed() {
+    kept(&["symbolicate", "--jobs", "500", "--every", "100", "--store", "redis"]);
+}
+
+#[test]
+fn sqlite_every_crash_report_is_read_once_while_workers_are_killed() {
+    kept(&["symbolicate", "--jobs", "500", "--every", "100", "--store", "sqlite"]);
+}
+
+#[test]
+fn redis_nothing_is_lost_or_ended_twice_when_anyone_is_killed() {
+    kept(&["kills", "--jobs", "3000", "--kills", "30", "--store", "redis"]);
+}
+
+#[test]
+fn sqlite_nothing_is_lost_or_ended_twice_when_anyone_is_killed() {
+    kept(&["kills", "--jobs", "3000", "--kills", "30", "--store", "sqlite"]);
+}
+
+#[test]
+fn redis_a_worker_that_stops_for_a_moment_keeps_its_jobs() {
+    kept(&["pauses", "--row", "worker-6", "--store", "redis"]);
+}
+
+#[test]
+fn redis_an_outage_of_the_store_costs_nothing() {
+    kept(&["pauses", "--row", "store-10", "--seconds", "6", "--store", "redis"]);
+}
+
+#[test]
+fn redis_a_full_store_refuses_clearly_and_drains() {
+    kept(&["full", "--jobs", "2000", "--store", "redis"]);
+}
+
+#[test]
+fn redis_what_was_acknowledged_survives_the_death_of_the_store() {
+    kept(&["outages", "--jobs", "500", "--kills", "3", "--every", "1000", "--store", "redis"]);
+}

@@ -1,0 +1,110 @@
+//! What goes into a session and what comes out of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundsman_shared::clock::Mono;
+use roundsman_shared::job::settle::Outcome;
+use roundsman_shared::job::{Policy, Spec};
+use roundsman_shared::names::{JobId, QueueName};
+use roundsman_shared::protocol::StopMode;
+use roundsman_shared::store::{
+    Answer, Held, PullRequest, Pulled, RenewRequest, Renewed, SettleRequest, StoreError,
+};
+
+/// A number for each delivery that this process has taken.
+pub(crate) type Seq = u64;
+
+/// A job on its way to a slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) seq: Seq,
+    pub(crate) queue: QueueName,
+    pub(crate) id: JobId,
+    pub(crate) token: i64,
+    pub(crate) attempt: u32,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) timeout: Duration,
+    /// It must share its worker with no other job.
+    pub(crate) alone: bool,
+}
+
+/// Why a running job is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopJob {
+    Cancelled,
+    Released,
+}
+
+/// A job that a slot is done with.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) seq: Seq,
+    pub(crate) outcome: Outcome,
+    pub(crate) started: Mono,
+    pub(crate) ended: Mono,
+    pub(crate) stderr_tail: Option<String>,
+}
+
+/// A job that a slot runs now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Running {
+    pub(crate) seq: Seq,
+    pub(crate) started: Mono,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Wake(QueueName),
+    Exchanged {
+        sent: Mono,
+        result: Result<(Vec<Answer>, Option<Pulled>), StoreError>,
+    },
+    Renewed {
+        sent: Mono,
+        queue: QueueName,
+        result: Result<Renewed, StoreError>,
+    },
+    /// What the store says this worker holds, after an answer was lost.
+    Reconciled {
+        queue: QueueName,
+        result: Result<Vec<Held>, StoreError>,
+    },
+    Finished(Vec<Finished>),
+    /// Tasks that had not been started, taken back from the slots.
+    Returned(Vec<Seq>),
+    /// What runs now, looked up by the loop when [`Session::next_deadline`] came.
+    Tick(Vec<Running>),
+    Cancel {
+        queue: QueueName,
+        id: JobId,
+    },
+    Policies(BTreeMap<QueueName, Policy>),
+    Pause(bool),
+    Stop {
+        mode: StopMode,
+        within: Duration,
+        why: String,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) enum Action {
+    Exchange {
+        settle: Option<SettleRequest>,
+        pull: Option<PullRequest>,
+    },
+    Renew(RenewRequest),
+    Reconcile(QueueName),
+    Run(Vec<Task>),
+    /// Take back what has not been started.
+    TakeBack,
+    StopJob(Seq, StopJob),
+    /// A wake-up came in vain: all slots are taken.
+    Full(QueueName),
+    Leave {
+        code: u8,
+        why: String,
+    },
+}

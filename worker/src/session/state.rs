@@ -1,0 +1,61 @@
+//! What a session remembers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundsman_shared::clock::Mono;
+use roundsman_shared::job::Spec;
+use roundsman_shared::job::settle::{Delivery, Settlement};
+use roundsman_shared::names::QueueName;
+use roundsman_shared::store::Mark;
+
+/// One of the queues that the worker serves.
+pub(super) struct Line {
+    pub(super) name: QueueName,
+    pub(super) share: u32,
+    /// Found empty; looked at again at this moment.
+    pub(super) dry_until: Option<Mono>,
+    /// Running time taken, divided by the share.
+    pub(super) used: f64,
+    pub(super) lease_until: Option<Mono>,
+    pub(super) held: usize,
+    /// A pull's answer was lost: the store may know of deliveries that we do not.
+    pub(super) doubtful: bool,
+    pub(super) pending: VecDeque<Settlement>,
+    pub(super) pending_since: Option<Mono>,
+    pub(super) marks: Vec<Mark>,
+}
+
+pub(super) struct Taken {
+    pub(super) delivery: Delivery,
+    pub(super) spec: Arc<Spec>,
+    pub(super) line: usize,
+    pub(super) marked: bool,
+}
+
+/// What is under way with the store.
+#[derive(Default)]
+pub(super) struct UnderWay {
+    pub(super) settle: Option<(usize, Vec<Settlement>)>,
+    pub(super) pull: Option<usize>,
+    pub(super) exchange: bool,
+    pub(super) renew: bool,
+    pub(super) reconcile: bool,
+}
+
+pub(super) struct Stopping {
+    pub(super) release_at: Option<Mono>,
+    pub(super) released: bool,
+    pub(super) why: String,
+}
+
+/// For the beats.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) claimed: u64,
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    pub(crate) busy: Duration,
+    pub(crate) store_ok: bool,
+}
