@@ -8,7 +8,7 @@ use roundsman_tests::tree::Up;
 use roundsman_tests::wait::wait_for;
 use rustix::process::Signal;
 
-use crate::rig::{Rig, SOON, figure, log, outcomes, wait_gone};
+use crate::rig::{Rig, SOON, Store, figure, log, on_both, outcomes, wait_gone};
 
 /// The master as the process tree shows it.
 fn master_process(up: &Up) -> Option<Process> {
@@ -22,9 +22,8 @@ fn wait_marked(rig: &Rig, up: &Up, id: &str) {
     rig.wait_job(up, id, SOON, |job| job["attempts"][0]["started"].is_i64());
 }
 
-#[test]
-fn a_killed_master_is_replaced_and_nothing_is_lost() {
-    let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 4\n", "");
+fn a_killed_master_is_replaced_and_nothing_is_lost(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 2\nmax_workers = 4\n", "");
     let up = rig.up(2);
     rig.wait_idle(&up, 2);
     let mut appeared = Vec::new();
@@ -73,9 +72,8 @@ fn a_killed_master_is_replaced_and_nothing_is_lost() {
     assert!(served.iter().all(|it| *it < 10_000_000), "{served:?}");
 }
 
-#[test]
-fn a_worker_that_dies_with_its_master_gives_its_job_back() {
-    let rig = Rig::with_fixture("min_workers = 1\nmax_workers = 2\n", "");
+fn a_worker_that_dies_with_its_master_gives_its_job_back(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 1\nmax_workers = 2\n", "");
     let up = rig.up(1);
     rig.wait_idle(&up, 1);
     rig.enqueue("a", "sleep", r#"{"ms":3000}"#);
@@ -93,9 +91,8 @@ fn a_worker_that_dies_with_its_master_gives_its_job_back() {
     assert_eq!(outcomes(&job), ["killed", "done"], "{job}");
 }
 
-#[test]
-fn nothing_outlives_a_killed_supervisor_by_more_than_its_jobs() {
-    let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 3\n", "");
+fn nothing_outlives_a_killed_supervisor_by_more_than_its_jobs(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 2\nmax_workers = 3\n", "");
     let up = rig.up(2);
     rig.wait_idle(&up, 2);
     rig.enqueue("running", "sleep", r#"{"ms":1500}"#);
@@ -126,9 +123,8 @@ fn nothing_outlives_a_killed_supervisor_by_more_than_its_jobs() {
     wait_gone(&again, Duration::from_secs(1));
 }
 
-#[test]
-fn a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next() {
-    let rig = Rig::with_fixture("min_workers = 2\nmax_workers = 3\n", "");
+fn a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 2\nmax_workers = 3\n", "");
     let up = rig.up(2);
     rig.wait_idle(&up, 2);
     rig.enqueue("running", "sleep", r#"{"ms":4000}"#);
@@ -146,3 +142,10 @@ fn a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next() {
     assert_eq!(outcomes(&job), ["killed", "done"], "{job}");
     rig.wait_state(&again, "timer", "done");
 }
+
+on_both!(
+    a_killed_master_is_replaced_and_nothing_is_lost,
+    a_worker_that_dies_with_its_master_gives_its_job_back,
+    nothing_outlives_a_killed_supervisor_by_more_than_its_jobs,
+    a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next
+);
