@@ -39,6 +39,7 @@ pub fn up(args: UpArgs) -> u8 {
 /// The fleet of this host. Started by `up` only.
 #[must_use]
 pub fn master() -> u8 {
+    let _ = telemetry::start(&Environment::capture(), telemetry::Level::Info);
     roundsman_master::serve()
 }
 

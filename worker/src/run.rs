@@ -262,7 +262,8 @@ struct Signals {
 }
 
 impl Signals {
-    /// The first asks to drain, the second to leave now.
+    /// The first asks to drain, the second to leave now. A master says on its pipe when it is time to leave now: that it
+    /// died may come as several signals, one for each of its threads.
     async fn next(&mut self) -> StopMode {
         loop {
             tokio::select! {
@@ -271,7 +272,7 @@ impl Signals {
             }
         }
         self.told += 1;
-        if self.told > 1 { StopMode::Release } else { StopMode::Drain }
+        if self.told > 1 && self.by_hand { StopMode::Release } else { StopMode::Drain }
     }
 }
 

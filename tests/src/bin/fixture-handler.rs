@@ -26,7 +26,6 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use roundsman_shared::names::QueueName;
@@ -97,14 +96,14 @@ fn main() -> ExitCode {
     let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else { return ExitCode::from(2) };
     let Ok(writer) = HistoryWriter::create(&folder, "handler") else { return ExitCode::from(2) };
     let log = Log(Arc::new(writer));
-    let worker = good(Worker::new(), &log);
+    let worker = good(Worker::new(), &log, &folder);
     let worker = deadly(worker, &log, &folder);
     greedy(worker, &log).run()
 }
 
 /// Handlers that do nothing wrong.
-fn good(worker: Worker, log: &Log) -> Worker {
-    let called = Arc::new(AtomicBool::new(false));
+fn good(worker: Worker, log: &Log, folder: &Path) -> Worker {
+    let mark = folder.join("snoozed");
     let wait = async |log: Log, job: Job<Wish>| {
         job.context.progress(job.payload.percent);
         tokio::time::sleep(Duration::from_millis(job.payload.ms)).await;
@@ -133,9 +132,10 @@ fn good(worker: Worker, log: &Log) -> Worker {
         .handle(
             "snooze",
             told(log, move |log, job: Job<Wish>| {
-                let again = called.swap(true, Ordering::Relaxed);
+                let mark = mark.clone();
                 async move {
-                    if !again {
+                    if !mark.exists() {
+                        fs::write(&mark, "")?;
                         log.end(&job, Outcome::Snooze);
                         return Err(Failure::Snooze(Duration::from_millis(job.payload.ms)));
                     }

@@ -6,13 +6,12 @@ use std::time::Duration;
 use roundsman_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::rig::{LATE, Rig, SOON, log, outcomes};
+use crate::rig::{LATE, Rig, SOON, Store, log, on_both, outcomes};
 
 const FIXED: &str = "[queues.default]\nbackoff = { type = \"fixed\", delay = \"50ms\" }\n";
 
-#[test]
-fn a_script_finds_the_job_and_nothing_else() {
-    let rig = Rig::new("");
+fn a_script_finds_the_job_and_nothing_else(store: Store) {
+    let rig = Rig::new(store, "");
     rig.script("script.sh", "#!/bin/sh\ncat > seen.payload\ntr '\\0' '\\n' < /proc/$$/environ > seen.env\necho '{\"answer\": 42}'\n");
     let up = rig.up_with(0, &["--", "./script.sh"]);
     rig.ok(&[
@@ -70,9 +69,8 @@ fn a_script_finds_the_job_and_nothing_else() {
     assert!(strangers.is_empty(), "{strangers:?}");
 }
 
-#[test]
-fn an_exit_code_is_the_verdict() {
-    let rig = Rig::new(FIXED);
+fn an_exit_code_is_the_verdict(store: Store) {
+    let rig = Rig::new(store, FIXED);
     // The payload is the exit code; the second attempt always succeeds.
     rig.script(
         "script.sh",
@@ -105,8 +103,8 @@ fn an_exit_code_is_the_verdict() {
 }
 
 /// A thousand jobs wait while their handler cannot work at all; then it can.
-fn backlog_survives(command: &str, broken: &str, repair: impl FnOnce(&Rig)) {
-    let rig = Rig::new("");
+fn backlog_survives(store: Store, command: &str, broken: &str, repair: impl FnOnce(&Rig)) {
+    let rig = Rig::new(store, "");
     rig.script("broken.sh", broken);
     let lines: String = (0..1_000).map(|n| format!("{{\"id\":\"j{n}\",\"payload\":{n}}}\n")).collect();
     let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();
@@ -140,6 +138,7 @@ fn backlog_survives(command: &str, broken: &str, repair: impl FnOnce(&Rig)) {
     }
     let text = rig.ok(&["status"]);
     assert!(text.contains("quarantine"), "{status}\n{text}");
+    assert!(up.stderr().contains("the pool is quarantined"), "{}", log(&up));
     drop(up);
 
     repair(&rig);
@@ -158,19 +157,24 @@ fn backlog_survives(command: &str, broken: &str, repair: impl FnOnce(&Rig)) {
 
 const WORKS: &str = "#!/bin/sh\nexit 0\n";
 
-#[test]
-fn a_command_that_exits_with_127_costs_the_backlog_nothing() {
-    backlog_survives("./broken.sh", "#!/bin/sh\nno-such-program-at-all\n", |rig| {
+fn a_command_that_exits_with_127_costs_the_backlog_nothing(store: Store) {
+    backlog_survives(store, "./broken.sh", "#!/bin/sh\nno-such-program-at-all\n", |rig| {
         rig.script("broken.sh", WORKS)
     });
 }
 
-#[test]
-fn a_command_that_exits_with_126_costs_the_backlog_nothing() {
-    backlog_survives("./broken.sh", "#!/bin/sh\nexit 126\n", |rig| rig.script("broken.sh", WORKS));
+fn a_command_that_exits_with_126_costs_the_backlog_nothing(store: Store) {
+    backlog_survives(store, "./broken.sh", "#!/bin/sh\nexit 126\n", |rig| rig.script("broken.sh", WORKS));
 }
 
-#[test]
-fn a_missing_command_costs_the_backlog_nothing() {
-    backlog_survives("./not-there.sh", WORKS, |_| ());
+fn a_missing_command_costs_the_backlog_nothing(store: Store) {
+    backlog_survives(store, "./not-there.sh", WORKS, |_| ());
 }
+
+on_both!(
+    a_script_finds_the_job_and_nothing_else,
+    an_exit_code_is_the_verdict,
+    a_command_that_exits_with_127_costs_the_backlog_nothing,
+    a_command_that_exits_with_126_costs_the_backlog_nothing,
+    a_missing_command_costs_the_backlog_nothing
+);

@@ -9,7 +9,7 @@ use roundsman_tests::wait::wait_for;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::rig::{LATE, Rig, SOON, figure, log};
+use crate::rig::{LATE, Rig, SOON, Store, figure, log};
 
 const INBOX: &str = "roundsman:{default}:inbox";
 
@@ -24,16 +24,16 @@ fn intake(up: &Up) -> Process {
 
 #[test]
 fn a_push_runs_at_once() {
-    let rig = Rig::with_fixture("min_workers = 1\n", "");
+    let rig = Rig::with_fixture(Store::Redis, "min_workers = 1\n", "");
     let up = rig.up(1);
     intake(&up);
     rig.wait_idle(&up, 1);
     // The first shows that the intake listens.
-    assert_eq!(rig.server.cli(&["LPUSH", INBOX, r#"{"id":"warm","kind":"echo","payload":1}"#]), "1");
+    assert_eq!(rig.redis().cli(&["LPUSH", INBOX, r#"{"id":"warm","kind":"echo","payload":1}"#]), "1");
     rig.wait_start(&up, "warm", 1, SOON);
     let pushed = time::mono_us();
     assert_eq!(
-        rig.server.cli(&["LPUSH", INBOX, r#"{"id":"a","kind":"echo","payload":{"to":"a@b.c"}}"#]),
+        rig.redis().cli(&["LPUSH", INBOX, r#"{"id":"a","kind":"echo","payload":{"to":"a@b.c"}}"#]),
         "1"
     );
     let start = rig.wait_start(&up, "a", 1, SOON);
@@ -45,10 +45,10 @@ fn a_push_runs_at_once() {
 
 #[test]
 fn a_malformed_entry_is_a_dead_letter_and_blocks_nobody() {
-    let rig = Rig::with_fixture("", "");
+    let rig = Rig::with_fixture(Store::Redis, "", "");
     let up = rig.up(0);
     let bad = r#"{"payload":1,"colour":"red"}"#;
-    let pushed = rig.server.cli(&[
+    let pushed = rig.redis().cli(&[
         "LPUSH",
         INBOX,
         r#"{"id":"one","kind":"echo","payload":1}"#,
@@ -83,7 +83,7 @@ fn a_malformed_entry_is_a_dead_letter_and_blocks_nobody() {
 fn an_intake_that_is_killed_loses_nothing_and_takes_nothing_twice() {
     const ROUNDS: usize = 5;
     const PUSHED: usize = 200;
-    let rig = Rig::with_fixture("min_workers = 1\n", "");
+    let rig = Rig::with_fixture(Store::Redis, "min_workers = 1\n", "");
     let up = rig.up(1);
     for round in 0..ROUNDS {
         let target = intake(&up);
@@ -91,7 +91,7 @@ fn an_intake_that_is_killed_loses_nothing_and_takes_nothing_twice() {
             (0..PUSHED).map(|n| format!(r#"{{"id":"j{round}-{n}","kind":"echo","payload":{n}}}"#)).collect();
         let mut command = vec!["LPUSH", INBOX];
         command.extend(entries.iter().map(|it| &**it));
-        assert!(!rig.server.cli(&command).is_empty());
+        assert!(!rig.redis().cli(&command).is_empty());
         target.signal(Signal::KILL).unwrap();
         wait_for("the intake to die", Duration::from_secs(5), || {
             if target.is_alive() { Err(target.to_string()) } else { Ok(()) }

@@ -16,15 +16,34 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// For what waits for time-outs of the product.
 pub(crate) const LATE: Duration = Duration::from_secs(60);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    Redis,
+    Sqlite,
+}
+
+/// Runs each of these functions once on each store, as `redis::NAME` and `sqlite::NAME`.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod redis {
+            $(#[test] fn $name() { super::$name(super::Store::Redis); })+
+        }
+        mod sqlite {
+            $(#[test] fn $name() { super::$name(super::Store::Sqlite); })+
+        }
+    };
+}
+pub(crate) use on_both;
+
 pub(crate) struct Rig {
-    pub(crate) server: RedisServer,
+    server: Option<RedisServer>,
     pub(crate) site: Site,
 }
 
 impl Rig {
-    /// On Redis, with further settings.
-    pub(crate) fn new(settings: &str) -> Self {
-        let server = RedisServer::start(RedisOptions::default()).unwrap();
+    /// With further settings than the store's.
+    pub(crate) fn new(store: Store, settings: &str) -> Self {
+        let server = (store == Store::Redis).then(|| RedisServer::start(RedisOptions::default()).unwrap());
         let site = Site::new("").unwrap();
         let rig = Self { server, site };
         rig.configure(settings);
@@ -32,8 +51,8 @@ impl Rig {
     }
 
     /// With `fixture-handler` in the default pool; `pool` is more about the pool.
-    pub(crate) fn with_fixture(pool: &str, settings: &str) -> Self {
-        let rig = Self::new("");
+    pub(crate) fn with_fixture(store: Store, pool: &str, settings: &str) -> Self {
+        let rig = Self::new(store, "");
         rig.configure(&format!("{}{pool}\n{settings}", rig.fixture_pool("default")));
         rig
     }
@@ -46,7 +65,13 @@ impl Rig {
     }
 
     pub(crate) fn configure(&self, settings: &str) {
-        self.site.configure(&format!("[store]\nurl = \"{}\"\n{settings}", self.server.url())).unwrap();
+        let url = self.server.as_ref().map_or_else(|| "sqlite:jobs.db".to_owned(), RedisServer::url);
+        self.site.configure(&format!("[store]\nurl = \"{url}\"\n{settings}")).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn redis(&self) -> &RedisServer {
+        self.server.as_ref().unwrap()
     }
 
     /// Where `fixture-handler` writes.

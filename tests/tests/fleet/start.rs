@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
+use roundsman_tests::time;
 use roundsman_tests::wait::wait_for;
-use roundsman_tests::{time, tree};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::rig::{Rig, SOON, figure, log, wait_gone};
+use crate::rig::{Rig, SOON, Store, figure, log, on_both, wait_gone};
 
-#[test]
-fn a_first_job_is_printed_when_it_is_due() -> Result<(), tree::TreeError> {
-    let rig = Rig::new("");
+fn a_first_job_is_printed_when_it_is_due(store: Store) {
+    let rig = Rig::new(store, "");
     let up = rig.up(0);
     let before = time::wall_ms();
     let asked = time::mono_us();
@@ -37,24 +36,23 @@ fn a_first_job_is_printed_when_it_is_due() -> Result<(), tree::TreeError> {
     assert_eq!((&attempt["outcome"], &attempt["worker"]), (&json!("done"), &json!("default/1")));
     figure(&format!("first job from an empty fleet: {} ms after it was due", started - due));
 
-    up.signal(Signal::INT)?;
-    assert_eq!(up.wait_exit(SOON)?.code(), Some(0), "{}", log(&up));
+    up.signal(Signal::INT).unwrap();
+    assert_eq!(up.wait_exit(SOON).unwrap().code(), Some(0), "{}", log(&up));
     wait_gone(&up, Duration::from_secs(1));
-    Ok(())
 }
 
-#[test]
-fn a_second_fleet_on_the_same_host_is_refused() -> Result<(), tree::TreeError> {
-    let rig = Rig::new("");
+fn a_second_fleet_on_the_same_host_is_refused(store: Store) {
+    let rig = Rig::new(store, "");
     let up = rig.up(0);
     let second = rig.run(&["up"]);
     assert_eq!(second.code, Some(4), "{second:?}");
     assert!(second.stderr.contains("--host-id"), "{second:?}");
     let other = rig.up_with(0, &["--host-id", "other"]);
-    let hosts = up.status()?.hosts;
+    let hosts = up.status().unwrap().hosts;
     assert_eq!(hosts.len(), 2, "{hosts:?}");
-    other.signal(Signal::TERM)?;
-    assert_eq!(other.wait_exit(SOON)?.code(), Some(0), "{}", log(&other));
+    other.signal(Signal::TERM).unwrap();
+    assert_eq!(other.wait_exit(SOON).unwrap().code(), Some(0), "{}", log(&other));
     wait_gone(&other, SOON);
-    Ok(())
 }
+
+on_both!(a_first_job_is_printed_when_it_is_due, a_second_fleet_on_the_same_host_is_refused);

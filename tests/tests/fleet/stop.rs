@@ -7,11 +7,10 @@ use roundsman_tests::wait::wait_for;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::rig::{LATE, Rig, SOON, figure, log, wait_gone};
+use crate::rig::{LATE, Rig, SOON, Store, figure, log, on_both, wait_gone};
 
-#[test]
-fn what_ends_within_the_grace_ends_and_the_rest_goes_back_uncharged() {
-    let rig = Rig::with_fixture("min_workers = 3\nmax_workers = 3\ngrace = \"3s\"\n", "");
+fn what_ends_within_the_grace_ends_and_the_rest_goes_back_uncharged(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 3\nmax_workers = 3\ngrace = \"3s\"\n", "");
     let up = rig.up(3);
     rig.wait_idle(&up, 3);
     rig.enqueue("short", "sleep", r#"{"ms":1500}"#);
@@ -44,9 +43,8 @@ fn what_ends_within_the_grace_ends_and_the_rest_goes_back_uncharged() {
     assert_eq!((&late["state"], rig.starts("late").len()), (&json!("ready"), 0), "{late}");
 }
 
-#[test]
-fn a_second_signal_ends_it_at_once() {
-    let rig = Rig::with_fixture("min_workers = 1\nmax_workers = 1\n", "");
+fn a_second_signal_ends_it_at_once(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 1\nmax_workers = 1\n", "");
     let up = rig.up(1);
     rig.wait_idle(&up, 1);
     rig.enqueue("long", "sleep", r#"{"ms":60000}"#);
@@ -68,3 +66,5 @@ fn a_second_signal_ends_it_at_once() {
     let job = rig.job("long");
     assert_eq!((&job["state"], &job["attempt"]), (&json!("ready"), &json!(0)), "{job}\n{}", log(&up));
 }
+
+on_both!(what_ends_within_the_grace_ends_and_the_rest_goes_back_uncharged, a_second_signal_ends_it_at_once);

@@ -7,7 +7,7 @@ use roundsman_tests::wait::wait_for;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::rig::{LATE, Rig, SOON, log, outcomes};
+use crate::rig::{LATE, Rig, SOON, Store, log, on_both, outcomes};
 
 const README: &str = include_str!("../../../README.md");
 
@@ -17,17 +17,16 @@ fn block(language: &str) -> &'static str {
     rest.split_once("```").unwrap().0
 }
 
-fn rig(program: &str) -> Rig {
+fn rig(store: Store, program: &str) -> Rig {
     let settings = block("toml");
     assert!(settings.contains("app.py") && settings.contains("slots = 4"), "{settings}");
-    let rig = Rig::new(settings);
+    let rig = Rig::new(store, settings);
     rig.script("app.py", program);
     rig
 }
 
-#[test]
-fn the_program_in_the_readme_answers_jobs() {
-    let rig = rig(block("python"));
+fn the_program_in_the_readme_answers_jobs(store: Store) {
+    let rig = rig(store, block("python"));
     let up = rig.up(0);
     let lines: String =
         (0..200).map(|n| format!("{{\"id\":\"j{n}\",\"payload\":{{\"n\":{n}}}}}\n")).collect();
@@ -61,9 +60,8 @@ fn slow() -> String {
     )
 }
 
-#[test]
-fn a_program_has_several_jobs_and_its_death_costs_none_of_them() {
-    let rig = rig(&slow());
+fn a_program_has_several_jobs_and_its_death_costs_none_of_them(store: Store) {
+    let rig = rig(store, &slow());
     let up = rig.up(0);
     let ids: Vec<String> = (0..4).map(|n| format!("j{n}")).collect();
     let lines: String =
@@ -95,3 +93,5 @@ fn a_program_has_several_jobs_and_its_death_costs_none_of_them() {
     })
     .unwrap();
 }
+
+on_both!(the_program_in_the_readme_answers_jobs, a_program_has_several_jobs_and_its_death_costs_none_of_them);

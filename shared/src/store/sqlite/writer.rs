@@ -178,12 +178,12 @@ impl Writer {
         while !requests.is_empty() {
             match self.transact(&mut requests, durable) {
                 Ok(committed) => {
+                    self.tell(&committed.nudges, &committed.addresses);
                     let left = requests.split_off(committed.calls);
                     for request in requests {
                         request.call.answer(None);
                     }
                     requests = left;
-                    self.tell(&committed.nudges, &committed.addresses);
                 }
                 Err(fault) if requests.len() > 1 && matches!(fault.remedy(), Remedy::Full | Remedy::None) => {
                     for request in requests {
@@ -226,8 +226,8 @@ impl Writer {
     fn alone(&mut self, mut request: Request, durable: bool) {
         match self.transact(std::slice::from_mut(&mut request), durable) {
             Ok(committed) => {
-                request.call.answer(None);
                 self.tell(&committed.nudges, &committed.addresses);
+                request.call.answer(None);
             }
             Err(fault) => self.retry(request, durable, fault),
         }
@@ -246,8 +246,8 @@ impl Writer {
         self.shorten_log("TRUNCATE");
         match self.transact(std::slice::from_mut(&mut request), durable) {
             Ok(committed) => {
-                request.call.answer(None);
                 self.tell(&committed.nudges, &committed.addresses);
+                request.call.answer(None);
             }
             Err(fault) => {
                 let error = self.give_up(fault);
@@ -319,6 +319,7 @@ impl Writer {
         outcome
     }
 
+    /// Comes before the answers: a process whose one request is answered may end at once, and this thread with it.
     fn tell(&mut self, nudges: &[Nudge], addresses: &[Address]) {
         let gone = self.post.send(nudges, addresses);
         if !gone.is_empty() {
