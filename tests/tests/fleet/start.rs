@@ -48,8 +48,11 @@ fn a_second_fleet_on_the_same_host_is_refused(store: Store) {
     assert_eq!(second.code, Some(4), "{second:?}");
     assert!(second.stderr.contains("--host-id"), "{second:?}");
     let other = rig.up_with(0, &["--host-id", "other"]);
-    let hosts = up.status().unwrap().hosts;
-    assert_eq!(hosts.len(), 2, "{hosts:?}");
+    let both = wait_for("both hosts", SOON, || {
+        let hosts = up.status().map_err(|error| error.to_string())?.hosts;
+        if hosts.len() == 2 { Ok(()) } else { Err(format!("{hosts:?}")) }
+    });
+    both.unwrap_or_else(|late| panic!("{late}\n{}", log(&other)));
     other.signal(Signal::TERM).unwrap();
     assert_eq!(other.wait_exit(SOON).unwrap().code(), Some(0), "{}", log(&other));
     wait_gone(&other, SOON);
