@@ -226,4 +226,8 @@ async fn drain_alone() {
     let began = Stopwatch::start();
     assert_eq!(drain(&store, &q, "1", 256).await, 4 * JOBS);
     began.read("drain by 256", 4 * JOBS);
+    enqueue(&store, &q, &jobs(20_000), 256).await;
+    let began = Stopwatch::start();
+    assert_eq!(drain(&store, &q, "1", 1).await, 20_000);
+    began.read("drain one at a time", 20_000);
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,6 +157,13 @@ impl Post {
     }
 }
 
+/// Removes a socket that nobody listens on, and nothing else.
+pub(super) fn remove(path: &Path) {
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// Forgets sockets that nobody listens on.
 pub(super) fn forget(tx: &Tx<'_>, sockets: &[String]) -> Result<(), Fault> {
     for socket in sockets {
@@ -264,7 +271,7 @@ impl Ear {
                 _ = check.tick() => self.check(&hints).await,
             }
         }
-        let _ = std::fs::remove_file(&self.path);
+        remove(&self.path);
         if let Some(store) = self.store.upgrade() {
             let sockets = [self.path.to_string_lossy().into_owned()];
             let _ = store.write(false, move |tx| forget(tx, &sockets)).await;

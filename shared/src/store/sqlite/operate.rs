@@ -66,6 +66,17 @@ impl Job {
         Ok(())
     }
 
+    /// Its id is not remembered any more.
+    fn forget(&self, tx: &mut Tx<'_>, id: &JobId) -> Result<(), Fault> {
+        if tx.queue(self.at).remembered > 0 {
+            let forgotten = tx
+                .sql("DELETE FROM remembered WHERE queue = ?1 AND id = ?2")?
+                .execute(params![self.no, id.as_str()])?;
+            tx.change(self.at).remembered -= u64::try_from(forgotten).unwrap_or(0);
+        }
+        Ok(())
+    }
+
     /// Puts it among the waiting at `due`. `progress` replaces what is there.
     fn rewait(
         &self,
@@ -150,11 +161,9 @@ pub(super) fn retry(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId) -> Result<Ch
     let mut progress = job.progress(id)?;
     progress.due = None;
     if job.state.is_final() {
-        let forgiven =
-            Progress { attempt: progress.attempt, attempts: progress.attempts, ..Progress::default() };
-        progress = forgiven;
+        progress = progress.forgiven();
+        job.forget(tx, id)?;
         job.unend(tx)?;
-        forget(tx, &job, id)?;
     } else {
         job.unwait(tx, id)?;
     }
@@ -172,19 +181,8 @@ pub(super) fn delete(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId) -> Result<C
         State::Done | State::Dead | State::Cancelled | State::Expired => job.unend(tx)?,
     }
     tx.sql("DELETE FROM jobs WHERE queue = ?1 AND id = ?2")?.execute(params![job.no, id.as_str()])?;
-    forget(tx, &job, id)?;
+    job.forget(tx, id)?;
     Ok(Changed::Ok)
-}
-
-/// Of an id that is remembered because its job had ended.
-fn forget(tx: &mut Tx<'_>, job: &Job, id: &JobId) -> Result<(), Fault> {
-    if tx.queue(job.at).remembered > 0 {
-        let forgotten = tx
-            .sql("DELETE FROM remembered WHERE queue = ?1 AND id = ?2")?
-            .execute(params![job.no, id.as_str()])?;
-        tx.change(job.at).remembered -= u64::try_from(forgotten).unwrap_or(0);
-    }
-    Ok(())
 }
 
 pub(super) fn purge(tx: &mut Tx<'_>, queue: &QueueName, state: State) -> Result<u64, Fault> {

@@ -67,6 +67,12 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
         }
     }
     sheet.shorten(tx)?;
+    // Whoever moves follow-ups looks at the queue when it is told of a change.
+    let sent =
+        |item: &Settlement| matches!(&item.write, Write::Finish { follow_ups, .. } if !follow_ups.is_empty());
+    if request.settlements.iter().any(sent) {
+        tx.nudge(Nudge::Changed { queue: request.queue.clone() });
+    }
     if !nudge.is_empty() {
         tx.nudge(nudge);
     }

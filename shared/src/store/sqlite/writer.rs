@@ -325,7 +325,7 @@ impl Writer {
         if !gone.is_empty() {
             for socket in &gone {
                 // Refused or missing: nobody is bound to it any more.
-                let _ = std::fs::remove_file(socket);
+                super::hints::remove(std::path::Path::new(socket));
             }
             let (request, _) = Request::new(false, None, move |tx| forget(tx, &gone));
             self.alone(request, false);
