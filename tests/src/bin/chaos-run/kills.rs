@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     stand.stop(&mut report)?;
     watcher.end()?;
     if struck.workers > 0 {
-        stand.demand_logged("it has died", &mut report);
+        stand.demand_logged("signal SIGKILL", &mut report);
     }
     report.figure("seed", options.seed);
     struck.tell(&mut report);
