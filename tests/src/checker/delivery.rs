@@ -228,9 +228,11 @@ pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, 
         for pair in book.executions(job).windows(2) {
             let [one, next] = pair else { continue };
             let Some((end_us, outcome, at)) = one.end else { continue };
-            if one.death_us() < next.start.mono_us
-                && one.death_us() <= end_us.saturating_add(tolerances.ack_us)
-            {
+            // One that leaves by itself has its acks sent first.
+            let killed = one.process.iter().find(|it| it.is_end());
+            let killed = killed.is_some_and(|it| matches!(it.what, Happening::Fault(_)));
+            let heard_us = end_us.saturating_add(if killed { tolerances.ack_us } else { 0 });
+            if one.death_us() < next.start.mono_us && one.death_us() <= heard_us {
                 continue;
             }
             let fair = match outcome {
