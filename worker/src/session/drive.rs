@@ -74,7 +74,7 @@ impl Session {
         let due = self.lines.iter_mut().find(|line| {
             line.held > 0
                 && (!line.marks.is_empty()
-                    || line.lease_until.is_some_and(|until| now + lease * 2 / 3 >= until))
+                    || line.lease_until.is_some_and(|until| now + lease * 7 / 8 >= until))
         });
         if let Some(line) = due {
             self.under_way.renew = true;
@@ -192,7 +192,7 @@ impl Session {
             }
             if let Some(until) = line.lease_until.filter(|_| line.held > 0) {
                 let lease = self.assignment.lease;
-                let renew = Mono::from_nanos(until.as_nanos().saturating_sub(nanos(lease * 2 / 3)));
+                let renew = Mono::from_nanos(until.as_nanos().saturating_sub(nanos(lease * 7 / 8)));
                 at(if self.under_way.renew || renew <= now {
                     Mono::from_nanos(until.as_nanos().saturating_sub(nanos(margin)))
                 } else {

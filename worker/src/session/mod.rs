@@ -6,8 +6,9 @@
 //! - A finished job is acknowledged with the next pull, and at most 5 ms after it ended.
 //! - One store call of each kind is under way at a time. What a failed call carried is sent again: the store answers a
 //!   repeated call as it did the first.
-//! - A lease is renewed at a third of its length and counts as lost one margin before its end, on this host's clock from
-//!   before the call was sent; then the worker leaves, since it can no longer know that its jobs are its own.
+//! - A lease is renewed at an eighth of its length, so that an outage of the store for three quarters of it costs nothing.
+//!   It counts as lost one margin before its end, on this host's clock from before the call was sent; then the worker
+//!   leaves, since it can no longer know that its jobs are its own.
 
 mod drive;
 mod events;
@@ -132,7 +133,7 @@ impl Session {
     }
 
     fn margin(&self) -> Duration {
-        (self.assignment.lease / 6).max(Duration::from_millis(500))
+        (self.assignment.lease / 10).max(Duration::from_millis(300))
     }
 
     /// Store time in Unix ms at a moment of this host's clock.
