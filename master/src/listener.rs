@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use roundsman_shared::clock::{Mono, StoreClock, StoreTime};
+use roundsman_shared::clock::{Mono, SKEW_GUARD, StoreClock, StoreTime};
 use roundsman_shared::names::QueueName;
 use roundsman_shared::store::{Hint, Pulse, Store, StoreConfig, StoreError};
 use tokio::sync::mpsc;
@@ -181,6 +181,10 @@ impl Listener {
             Ok(pulse) => {
                 self.see(false).await;
                 let clock = StoreClock { reading: pulse.now, sent, received };
+                if self.jumped(&queue, clock).await {
+                    self.look(queue);
+                    return;
+                }
                 self.readings.push_back(clock);
                 if self.readings.len() > READINGS {
                     self.readings.pop_front();
@@ -198,6 +202,28 @@ impl Listener {
                 self.again.remove(&queue);
                 tracing::debug!(%queue, %error, "a look failed");
                 self.see(!matches!(error, StoreError::NearLimit(_) | StoreError::Corrupt(_))).await;
+            }
+        }
+    }
+
+    /// Whether the store's clock has jumped since the last reading; if so the queue's is corrected, and nothing that
+    /// this reading says is true.
+    async fn jumped(&self, queue: &QueueName, clock: StoreClock) -> bool {
+        let Some(last) = self.readings.back() else { return false };
+        let (latest, earliest) = (last.at_most(clock.received), last.at_least(clock.sent));
+        let expected = if clock.reading > latest + SKEW_GUARD {
+            latest
+        } else if clock.reading + SKEW_GUARD < earliest {
+            earliest
+        } else {
+            return false;
+        };
+        match self.store.steer(queue, expected).await {
+            // A jump back that undoes no earlier one is what it is, and delays by its own size.
+            Ok(moved) => moved || clock.reading > expected,
+            Err(error) => {
+                tracing::warn!(%queue, %error, "the store's clock has jumped, and the queue's could not be corrected yet");
+                clock.reading > expected
             }
         }
     }

@@ -509,6 +509,15 @@ impl Loop {
                         Event::Reconciled { queue, result }
                     }));
                 }
+                Action::Steer(queue, expected) => {
+                    let store = self.store.clone();
+                    self.calls.push(Box::pin(async move {
+                        if let Err(error) = store.steer(&queue, expected).await {
+                            tracing::warn!(%queue, %error, "the queue's clock could not be corrected yet");
+                        }
+                        Event::Tick(Vec::new())
+                    }));
+                }
                 Action::Run(tasks) => self.command(Command::Run(tasks)),
                 Action::TakeBack => self.command(Command::TakeBack),
                 Action::StopJob(seq, why) => self.command(Command::Stop(seq, why)),

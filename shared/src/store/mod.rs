@@ -130,6 +130,11 @@ verbs! {
     /// more than 3 s means that nobody could renew, and holds back lapsing for one lease.
     pulse(queue: &QueueName, lease: Duration) -> Pulse;
 
+    /// Corrects the queue's clock when it stands more than [`crate::clock::SKEW_GUARD`] from `expected`, which is what a
+    /// reading before and this host's boot-time clock say: after a jump forward nothing starts early, and once the jump
+    /// is undone nothing stays late. Answers whether it was moved. SQLite's clock guards itself.
+    steer(queue: &QueueName, expected: crate::clock::StoreTime) -> bool;
+
     /// Removes what has been kept long enough, a bounded piece at a time. Answers whether there is more.
     trim(queue: &QueueName, retention: &Retention) -> bool;
 

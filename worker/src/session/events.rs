@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roundsman_shared::clock::Mono;
+use roundsman_shared::clock::{Mono, StoreTime};
 use roundsman_shared::job::settle::Outcome;
 use roundsman_shared::job::{Policy, Spec};
 use roundsman_shared::names::{JobId, QueueName};
@@ -97,6 +97,8 @@ pub(crate) enum Action {
     },
     Renew(RenewRequest),
     Reconcile(QueueName),
+    /// The store's clock has jumped: it should show this.
+    Steer(QueueName, StoreTime),
     Run(Vec<Task>),
     /// Take back what has not been started.
     TakeBack,

@@ -342,10 +342,12 @@ impl Session {
     fn pulled(&mut self, now: Mono, sent: Mono, at: usize, pulled: Pulled, actions: &mut Vec<Action>) {
         let reading = pulled.now;
         if pulled.skewed {
-            // The jump may be the time that the call itself took; the next reading tells. See SKEW_GUARD.
+            // What looked like a jump may be the time that the call itself took; by now that is known.
             self.retry_at = Some(now + RETRY);
-            if self.clock.is_some_and(|clock| reading > clock.at_most(now) + SKEW_GUARD) {
-                tracing::error!(queue = %self.lines[at].name, "the store's clock has jumped forward; nothing is pulled");
+            if let Some(expected) = self.clock.map(|clock| clock.at_most(now))
+                && reading > expected + SKEW_GUARD
+            {
+                actions.push(Action::Steer(self.lines[at].name.clone(), expected));
             }
             return;
         }

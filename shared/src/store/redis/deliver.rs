@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RedisStore;
 use super::reply::Parts;
-use crate::clock::{StoreClock, StoreTime};
+use crate::clock::{SKEW_GUARD, StoreClock, StoreTime};
 use crate::job::settle::{Again, Delivery, FollowUp, Settlement, Write};
 use crate::job::{Due, FinalState, NewJob, Progress, Record};
 use crate::names::{JobId, QueueName, WorkerId};
@@ -222,6 +222,17 @@ impl RedisStore {
                 .await?;
         }
         Ok(())
+    }
+
+    /// See [`crate::store::Store::steer`].
+    pub async fn steer(&self, queue: &QueueName, expected: StoreTime) -> Result<bool, StoreError> {
+        let mut call = self.link.scripts.steer.call(&self.keys.base(queue));
+        call.arg(expected.as_micros()).arg(micros(SKEW_GUARD));
+        let moved = Parts::new(redis::Value::Array(vec![self.link.run_one(call).await?]))?.number::<i64>()?;
+        if moved != 0 {
+            tracing::error!(%queue, moved_ms = moved / 1000, "the clock of Redis has jumped; the queue's clock goes on as before");
+        }
+        Ok(moved != 0)
     }
 
     /// See [`crate::store::Store::clock`].

@@ -226,6 +226,12 @@ impl SqliteStore {
         self.write(false, move |tx| pulse::pulse(tx, &queue, lease)).await
     }
 
+    /// The clock of a file guards itself, with each reading: see [`guard`].
+    #[expect(clippy::unused_async, reason = "the other store's has to wait")]
+    pub async fn steer(&self, _: &QueueName, _: crate::clock::StoreTime) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     pub async fn trim(&self, queue: &QueueName, retention: &Retention) -> Result<bool, StoreError> {
         let (queue, retention) = (queue.clone(), retention.clone());
         self.write(false, move |tx| pulse::trim(tx, &queue, &retention)).await
