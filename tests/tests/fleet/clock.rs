@@ -14,7 +14,7 @@ fn a_jump_forward_starts_nothing_early_and_stops_nothing() {
     rig.enqueue("before", "echo", "1");
     rig.wait_state(&up, "before", "done");
     rig.ok(&["enqueue", "default", "1", "--id", "later", "--kind", "echo", "--in", "30m"]);
-    rig.redis().cli(JUMP_OF_AN_HOUR);
+    assert_eq!(rig.redis().cli(JUMP_OF_AN_HOUR).trim(), "1");
     let corrected = wait_for("the clock to be corrected", SOON, || {
         let offset = rig.redis().cli(&["HGET", "roundsman:{default}:meta", "offset"]);
         let millis = offset.trim().parse::<i64>().map(|micros| micros / 1_000);
