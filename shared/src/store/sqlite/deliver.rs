@@ -69,104 +69,104 @@ pub(super) fn pull(tx: &mut Tx<'_>, request: &PullRequest) -> Result<Pulled, Fau
         return Ok(pulled);
     }
     let lease = lease(&tx.view, no, &request.worker)?;
+    let mut lease = lease.map(|lease| lease.no);
     if !pulled.paused && !skewed && tx.queue(at).waiting > 0 {
-        take(tx, at, request, &mut pulled.deliveries)?;
+        pulled.deliveries = take(tx, at, request, &mut lease)?;
     }
-    let taken = i64::try_from(pulled.deliveries.len()).unwrap_or(0);
-    hold(tx, at, request, lease, taken, &pulled.deliveries)?;
+    if let Some(lease) = lease {
+        let until = (now + request.lease).as_micros();
+        let taken = rows(pulled.deliveries.len());
+        tx.sql("UPDATE leases SET until = ?2, held = held + ?3 WHERE no = ?1")?.execute([lease, until, taken])?;
+        // Only if all that was due could not be read.
+        tx.sql("DELETE FROM leases WHERE no = ?1 AND held = 0")?.execute([lease])?;
+    }
     if tx.queue(at).waiting > 0 {
         pulled.next_due = first_score(&tx.view, no)?;
     }
     Ok(pulled)
 }
 
-/// Sets the lease, if there is anything to lease, and enters what was taken.
-fn hold(
-    tx: &Tx<'_>,
-    at: usize,
-    request: &PullRequest,
-    lease: Option<Lease>,
-    taken: i64,
-    deliveries: &[Delivery],
-) -> Result<(), Fault> {
-    let no = tx.queue(at).no;
-    let until = (tx.now() + request.lease).as_micros();
-    let lease = match lease {
-        Some(lease) => {
-            tx.sql("UPDATE leases SET until = ?2, held = held + ?3 WHERE no = ?1")?
-                .execute([lease.no, until, taken])?;
-            lease.no
-        }
-        None if taken == 0 => return Ok(()),
-        None => tx
-            .sql("INSERT INTO leases (queue, worker, until, held) VALUES (?1, ?2, ?3, ?4)")?
-            .insert(params![no, request.worker.as_str(), until, taken])?,
-    };
-    let mut enter =
-        tx.sql("INSERT INTO unacked (queue, id, lease, token, due) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for delivery in deliveries {
-        enter.execute(params![no, delivery.id.as_str(), lease, delivery.token, delivery.due.as_micros()])?;
-    }
-    Ok(())
+/// A job that cannot be read.
+struct Unreadable {
+    id: Vec<u8>,
+    score: i64,
+    why: String,
 }
 
-/// Takes due jobs out of the waiting, in order.
-fn take(tx: &mut Tx<'_>, at: usize, request: &PullRequest, out: &mut Vec<Delivery>) -> Result<(), Fault> {
+/// Moves due jobs from the waiting to the unacked, in order. Makes the lease if there is none and one is needed.
+fn take(
+    tx: &mut Tx<'_>,
+    at: usize,
+    request: &PullRequest,
+    lease: &mut Option<i64>,
+) -> Result<Vec<Delivery>, Fault> {
     let (no, now) = (tx.queue(at).no, tx.now());
     let token = (tx.queue(at).last_token + 1).max(now.as_micros());
     let max = request.max.min(MAX_BATCH);
-    let mut rank = i64::MIN;
     let mut due = tx.sql(
         "SELECT w.id, w.score, j.progress, j.record
          FROM waiting w LEFT JOIN jobs j ON j.queue = w.queue AND j.id = w.id
          WHERE w.queue = ?1 AND w.rank = ?2 AND w.score <= ?3 ORDER BY w.score, w.id LIMIT ?4",
     )?;
-    let mut gone = 0;
-    let mut buried = Vec::new();
-    while out.len() < max {
-        let Some((next, first)) = next_rank(&tx.view, no, rank)? else { break };
-        rank = next;
+    let (mut out, mut buried, mut gone) = (Vec::new(), Vec::new(), 0);
+    let mut rank = i64::MIN;
+    while let (true, Some((next, first))) = (out.len() < max, next_rank(&tx.view, no, rank)?) {
         if first > now.as_micros() {
+            rank = next;
             continue;
         }
-        // An unreadable job must not take the place of a readable one, so look again while there are such.
-        loop {
-            let room = i64::try_from(max - out.len()).unwrap_or(0);
-            let mut rows = due.query([no, rank, now.as_micros(), room])?;
-            let mut last = None;
-            let mut bad = 0;
-            while let Some(row) = rows.next()? {
-                match delivery(row, &request.queue, token) {
-                    Ok(delivery) => out.push(delivery),
-                    Err(why) => {
-                        bad += 1;
-                        buried.push((raw(row, 0), row.get::<_, i64>(1)?, why));
-                    }
-                }
-                last = Some((row.get::<_, i64>(1)?, raw(row, 0)));
-                gone += 1;
+        let room = max - out.len();
+        let mut found = due.query([no, next, now.as_micros(), rows(room)])?;
+        let (mut last, mut count) = (None, 0);
+        while let Some(row) = found.next()? {
+            count += 1;
+            match delivery(row, &request.queue, token) {
+                Ok(delivery) => out.push(delivery),
+                Err(why) => buried.push(Unreadable { id: raw(row, 0), score: row.get(1)?, why }),
             }
-            drop(rows);
-            let Some((score, id)) = last else { break };
-            // In one transaction, these are the rows that were read.
-            tx.sql("DELETE FROM waiting WHERE queue = ?1 AND rank = ?2 AND (score, id) <= (?3, ?4)")?
-                .execute(params![no, rank, score, Raw(&id)])?;
-            if bad == 0 || out.len() >= max {
-                break;
+            if count == room {
+                last = Some((row.get::<_, i64>(1)?, raw(row, 0)));
             }
         }
+        drop(found);
+        gone += count;
+        // In one transaction, what stands up to the last one is what was read.
+        let (score, id) = last.unwrap_or_else(|| (now.as_micros(), vec![0xff]));
+        let lease = match lease {
+            Some(lease) => *lease,
+            None => *lease.insert(
+                tx.sql("INSERT INTO leases (queue, worker, until, held) VALUES (?1, ?2, 0, 0)")?
+                    .insert(params![no, request.worker.as_str()])?,
+            ),
+        };
+        tx.sql(
+            "REPLACE INTO unacked (queue, id, lease, token, due)
+             SELECT ?1, id, ?5, ?6, score FROM waiting WHERE queue = ?1 AND rank = ?2 AND (score, id) <= (?3, ?4)",
+        )?
+        .execute(params![no, next, score, Raw(&id), lease, token])?;
+        tx.sql("DELETE FROM waiting WHERE queue = ?1 AND rank = ?2 AND (score, id) <= (?3, ?4)")?
+            .execute(params![no, next, score, Raw(&id)])?;
+        // Where the room went to unreadable ones, the same rank is looked at again.
+        if count < room {
+            rank = next;
+        }
     }
-    let ready = u64::try_from(out.len()).unwrap_or(0);
     if gone > 0 {
         let queue = tx.change(at);
         queue.last_token = token;
-        queue.waiting = queue.waiting.saturating_sub(gone);
-        queue.running += ready;
+        queue.waiting = queue.waiting.saturating_sub(u64::try_from(gone).unwrap_or(0));
+        queue.running += u64::try_from(out.len()).unwrap_or(0);
     }
-    for (id, score, why) in buried {
-        bury(tx, at, &id, score, token, &why)?;
+    // Those that were put back to the front keep the due time that they had before.
+    for delivery in out.iter().filter(|delivery| delivery.progress.due.is_some()) {
+        tx.sql("UPDATE unacked SET due = ?3 WHERE queue = ?1 AND id = ?2")?
+            .execute(params![no, delivery.id.as_str(), delivery.due.as_micros()])?;
     }
-    Ok(())
+    for unreadable in buried {
+        tx.sql("DELETE FROM unacked WHERE queue = ?1 AND id = ?2")?.execute(params![no, Raw(&unreadable.id)])?;
+        bury(tx, at, &unreadable, token)?;
+    }
+    Ok(out)
 }
 
 /// The bytes of a column, whatever it holds.
@@ -207,13 +207,13 @@ fn delivery(row: &Row<'_>, queue: &QueueName, token: Token) -> Result<Delivery, 
 }
 
 /// Makes a job that cannot be read a dead letter, so that it is seen and holds nobody up.
-fn bury(tx: &mut Tx<'_>, at: usize, id: &[u8], score: i64, token: Token, why: &str) -> Result<(), Fault> {
-    let now = tx.now();
+fn bury(tx: &mut Tx<'_>, at: usize, unreadable: &Unreadable, token: Token) -> Result<(), Fault> {
+    let (now, Unreadable { id, score, why }) = (tx.now(), unreadable);
     let shown = String::from_utf8_lossy(id).into_owned();
     tracing::error!(queue = %tx.queue(at).name, id = shown, why, "a stored job cannot be read: it is a dead letter now");
     let progress = Progress {
         state: Some(FinalState::Dead),
-        due: Some(StoreTime::from_micros(score).as_millis()),
+        due: Some(StoreTime::from_micros(*score).as_millis()),
         ended: Some(now.as_millis()),
         error: Some(format!("the store could not read it back: {why}")),
         ..Progress::default()
