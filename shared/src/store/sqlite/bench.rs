@@ -87,7 +87,7 @@ fn bare(batch: usize) -> (f64, f64) {
     std::fs::write(&file, "").unwrap();
     let conn = super::open::connect(&file, 4096, &super::open::Patience::default()).unwrap();
     conn.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1024;",
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 2048;",
     )
     .unwrap();
     conn.execute_batch(include_str!("schema.sql")).unwrap();
@@ -115,13 +115,13 @@ fn bare(batch: usize) -> (f64, f64) {
         conn.execute_batch("BEGIN IMMEDIATE").unwrap();
         let sql = |sql| conn.prepare_cached(sql).unwrap();
         let mut ack = sql("DELETE FROM unacked WHERE queue = 1 AND id = ?1");
-        let mut write = sql("UPDATE jobs SET place = 1, at = ?2, progress = ?3 WHERE queue = 1 AND id = ?1");
-        let mut enter = sql("INSERT INTO ended VALUES (1, 1, ?1, ?2, 0)");
+        let mut write = sql("UPDATE jobs SET place = 1, at = ?2 WHERE queue = 1 AND id = ?1");
+        let mut enter = sql("INSERT INTO ended VALUES (1, 1, ?1, ?2, 0, ?3)");
         ended += held.len();
         for id in held.drain(..) {
             ack.execute([&id]).unwrap();
-            write.execute(params![id, seq, progress]).unwrap();
-            enter.execute(params![seq, id]).unwrap();
+            write.execute(params![id, seq]).unwrap();
+            enter.execute(params![seq, id, progress]).unwrap();
             seq += 1;
         }
         if seq > 10_000 {

@@ -76,7 +76,8 @@ pub(super) fn pull(tx: &mut Tx<'_>, request: &PullRequest) -> Result<Pulled, Fau
     if let Some(lease) = lease {
         let until = (now + request.lease).as_micros();
         let taken = rows(pulled.deliveries.len());
-        tx.sql("UPDATE leases SET until = ?2, held = held + ?3 WHERE no = ?1")?.execute([lease, until, taken])?;
+        tx.sql("UPDATE leases SET until = ?2, held = held + ?3 WHERE no = ?1")?
+            .execute([lease, until, taken])?;
         // Only if all that was due could not be read.
         tx.sql("DELETE FROM leases WHERE no = ?1 AND held = 0")?.execute([lease])?;
     }
@@ -159,11 +160,15 @@ fn take(
     }
     // Those that were put back to the front keep the due time that they had before.
     for delivery in out.iter().filter(|delivery| delivery.progress.due.is_some()) {
-        tx.sql("UPDATE unacked SET due = ?3 WHERE queue = ?1 AND id = ?2")?
-            .execute(params![no, delivery.id.as_str(), delivery.due.as_micros()])?;
+        tx.sql("UPDATE unacked SET due = ?3 WHERE queue = ?1 AND id = ?2")?.execute(params![
+            no,
+            delivery.id.as_str(),
+            delivery.due.as_micros()
+        ])?;
     }
     for unreadable in buried {
-        tx.sql("DELETE FROM unacked WHERE queue = ?1 AND id = ?2")?.execute(params![no, Raw(&unreadable.id)])?;
+        tx.sql("DELETE FROM unacked WHERE queue = ?1 AND id = ?2")?
+            .execute(params![no, Raw(&unreadable.id)])?;
         bury(tx, at, &unreadable, token)?;
     }
     Ok(out)

@@ -104,7 +104,7 @@ impl Disk {
 
     /// The WAL is copied into the file when it has so many bytes.
     pub(super) fn wal_bytes(&self) -> u64 {
-        (self.size / 64).clamp(256 * 1024, 8 * MIB)
+        (self.size / 64).clamp(256 * 1024, 16 * MIB)
     }
 
     pub(super) const fn room(&self) -> Room {
