@@ -84,6 +84,7 @@ impl Bench<'_> {
         }
     }
 
+    /// Jobs that have ended since the queue exists; a cleaned queue may go on counting.
     async fn ended(&self) -> Result<u64, Failure> {
         Ok(self.store.overview(&self.queue).await?.ended_total)
     }
@@ -103,15 +104,16 @@ impl Bench<'_> {
     pub(super) async fn drain(&self) -> Result<Vec<Row>, Failure> {
         let jobs = self.args.jobs;
         let bare = self.bare_drain().await?;
+        let before_these = self.ended().await?;
         self.store.pause(&self.queue, true).await?;
         self.fill(jobs, Due::Now).await?;
         let fleet = self.fleet(self.args.workers, 1).await?;
         let before = self.server().await?;
         self.store.pause(&self.queue, false).await?;
         let tenth = jobs as u64 / 10;
-        self.wait_ended(tenth).await?;
-        let (from, start) = (self.ended().await?, Mono::now());
-        self.wait_ended(jobs as u64).await?;
+        self.wait_ended(before_these + tenth).await?;
+        let (from, start) = (self.ended().await? - before_these, Mono::now());
+        self.wait_ended(before_these + jobs as u64).await?;
         let took = Mono::now().since(start);
         let cost = self.cost_since(before, jobs).await?;
         let memory = fleet.memory();
@@ -131,6 +133,7 @@ impl Bench<'_> {
     /// Due → start on an idle fleet: 100 jobs a second.
     pub(super) async fn latency(&self) -> Result<Vec<Row>, Failure> {
         let _fleet = self.fleet(4, 1).await?;
+        let before_these = self.ended().await?;
         let mut due = Vec::new();
         for _ in 0..1000 {
             let one = job(Due::Now);
@@ -141,7 +144,7 @@ impl Bench<'_> {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.wait_ended(due.len() as u64).await?;
+        self.wait_ended(before_these + due.len() as u64).await?;
         let mut late = self.lateness(&due).await?;
         Ok(vec![Row {
             figure: "due → start, 100 jobs/s",
@@ -154,6 +157,7 @@ impl Bench<'_> {
     pub(super) async fn timers(&self) -> Result<Vec<Row>, Failure> {
         const TIMERS: i64 = 10_000;
         let _fleet = self.fleet(4, 1).await?;
+        let before_these = self.ended().await?;
         let base = self.store.clock().await?.reading + Duration::from_secs(3);
         let mut due = Vec::new();
         for batch in (0..TIMERS).collect::<Vec<_>>().chunks(self.args.batch) {
@@ -168,7 +172,7 @@ impl Bench<'_> {
                 .collect();
             self.store.enqueue(&self.queue, &jobs, 1_000_000).await?;
         }
-        self.wait_ended(due.len() as u64).await?;
+        self.wait_ended(before_these + due.len() as u64).await?;
         let mut late = self.lateness(&due).await?;
         let early = late.iter().filter(|micros| **micros < 0).count();
         Ok(vec![Row {
