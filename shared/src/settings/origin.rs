@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn paths_start_from_the_file_that_names_them() {
-        let here = Path::new("/work");
+        let here = Path::new("/srv");
         let file = |path: &str| Origin::File { path: path.into(), line: 1 };
         assert_eq!(file("/etc/roundsman/roundsman.toml").base(here), Path::new("/etc/roundsman"));
-        assert_eq!(file("conf/a.toml").base(here), Path::new("/work/conf"));
+        assert_eq!(file("conf/a.toml").base(here), Path::new("/srv/conf"));
         assert_eq!(file("roundsman.toml").base(here), here);
         assert_eq!(Origin::Flag("--store".into()).base(here), here);
     }
