@@ -91,6 +91,11 @@ impl RedisStore {
         Ok(Page { found: found.into_iter().flatten().filter(|found| found.state() == state).collect(), next })
     }
 
+    /// The queue's own clock: the server's, corrected where it has jumped. What is due is judged by it alone.
+    async fn queue_now(&self, queue: &QueueName) -> Result<StoreTime, StoreError> {
+        Parts::new(self.link.run_one(self.link.scripts.glance.call(&self.keys.base(queue))).await?)?.time()
+    }
+
     /// Cursor: `PRIORITY SCORE ID` of the last job shown.
     async fn waiting_page(
         &self,
@@ -99,7 +104,7 @@ impl RedisStore {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<String>, Option<String>), StoreError> {
-        let now = self.clock().await?.reading.as_micros();
+        let now = self.queue_now(queue).await?.as_micros();
         let mut after = cursor.and_then(|text| {
             let mut parts = text.splitn(3, ' ');
             Some((parts.next()?.parse::<i64>().ok()?, parts.next()?.to_owned(), parts.next()?.to_owned()))
