@@ -1,8 +1,13 @@
 //! What has happened to a job so far. A job that was never delivered has none; the first delivery that does not end
 //! it leaves one, and the outcome that ends it leaves the last.
 //!
-//! Stores keep it as one string that they do not read, `TOKEN {json}`, where TOKEN is that of the delivery that
-//! wrote it: by it a repeated acknowledgement is told from a stale one.
+//! Stores keep it as one string, in one of two forms. TOKEN is that of the delivery that wrote it: by it a repeated
+//! acknowledgement is told from a stale one, and stores read nothing else of it but when the job ended.
+//!
+//! ```text
+//! TOKEN {json}
+//! TOKEN done ENDED DUE STARTED POOL/N HOST[ RESULT]     a job that was done at its first attempt, as most are
+//! ```
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -111,20 +116,93 @@ impl PartialEq for Progress {
 }
 
 impl Progress {
-    /// Reads `TOKEN {json}`.
+    /// Reads either form.
     #[must_use]
     pub fn decode(text: &str) -> Option<(Token, Self)> {
-        let (token, json) = text.split_once(' ')?;
-        Some((token.parse().ok()?, serde_json::from_str(json).ok()?))
+        let (token, rest) = text.split_once(' ')?;
+        let token = token.parse().ok()?;
+        let progress = match rest.strip_prefix("done ") {
+            Some(short) => Self::decode_short(token, short)?,
+            None => serde_json::from_str(rest).ok()?,
+        };
+        Some((token, progress))
     }
 
-    /// Writes `TOKEN {json}`.
+    /// Writes the short form where it says everything, else the long one.
     #[must_use]
     pub fn encode(&self, token: Token) -> String {
-        let mut out = token.to_string();
-        out.push(' ');
-        out.push_str(&serde_json::to_string(self).expect("plain data serialises"));
-        out
+        self.encode_short(token).unwrap_or_else(|| {
+            format!("{token} {}", serde_json::to_string(self).expect("plain data serialises"))
+        })
+    }
+
+    fn decode_short(token: Token, text: &str) -> Option<Self> {
+        let mut parts = text.splitn(6, ' ');
+        let mut number = || parts.next()?.parse::<i64>().ok();
+        let (ended, due, started) = (number()?, number()?, number()?);
+        let (worker, host) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        let result = parts.next().map(|json| RawValue::from_string(json.to_owned())).transpose().ok()?;
+        let attempt = Attempt {
+            attempt: 1,
+            token,
+            worker,
+            host,
+            started: Some(started),
+            ended,
+            outcome: AttemptEnd::Done,
+            error: None,
+            stderr_tail: None,
+        };
+        Some(Self {
+            state: Some(FinalState::Done),
+            attempt: 1,
+            due: Some(due),
+            ended: Some(ended),
+            result,
+            attempts: vec![attempt],
+            ..Self::default()
+        })
+    }
+
+    fn encode_short(&self, token: Token) -> Option<String> {
+        // Everything is named, so that what is added later is thought of here.
+        let Self { state, attempt: 1, failures: 0, crashes: 0, killed: 0, snoozed: 0, .. } = self else {
+            return None;
+        };
+        let Self { due: Some(due), ended: Some(ended), result, error: None, attempts, .. } = self else {
+            return None;
+        };
+        let [
+            Attempt {
+                attempt: 1,
+                token: of,
+                worker,
+                host,
+                started: Some(started),
+                ended: at,
+                outcome,
+                error,
+                stderr_tail,
+            },
+        ] = attempts.as_slice()
+        else {
+            return None;
+        };
+        let plain = *state == Some(FinalState::Done)
+            && *outcome == AttemptEnd::Done
+            && (*of, *at) == (token, *ended)
+            && error.is_none()
+            && stderr_tail.is_none()
+            && [worker, host].iter().all(|name| !name.is_empty() && !name.contains(' '));
+        if !plain {
+            return None;
+        }
+        let mut out = format!("{token} done {ended} {due} {started} {worker} {host}");
+        if let Some(result) = result {
+            out.push(' ');
+            out.push_str(result.get());
+        }
+        Some(out)
     }
 
     /// What is left of it when somebody wants the job tried again: the history, but no strikes.
@@ -195,6 +273,35 @@ mod tests {
         progress.push(attempt(3));
         let (token, back) = Progress::decode(&progress.encode(77)).unwrap();
         assert_eq!((token, back), (77, progress));
+    }
+
+    #[test]
+    fn what_is_done_at_once_is_short() {
+        let done = |result: Option<&str>| Progress {
+            state: Some(FinalState::Done),
+            attempt: 1,
+            due: Some(1),
+            ended: Some(2),
+            result: result.map(|json| RawValue::from_string(json.to_owned()).unwrap()),
+            attempts: vec![Attempt { error: None, outcome: AttemptEnd::Done, ..attempt(1) }],
+            ..Progress::default()
+        };
+        assert_eq!(done(None).encode(1), "1 done 2 1 1 default/1 box");
+        assert_eq!(done(Some(r#"{"a b":1.0}"#)).encode(1), r#"1 done 2 1 1 default/1 box {"a b":1.0}"#);
+        for progress in [done(None), done(Some("[1, 2]"))] {
+            assert_eq!(Progress::decode(&progress.encode(1)).unwrap(), (1, progress));
+        }
+        let with_error = Progress { error: Some("no".into()), ..done(None) };
+        let again = Progress { attempt: 2, ..done(None) };
+        let another = Progress { ended: Some(3), ..done(None) };
+        for progress in [with_error, again, another] {
+            assert!(progress.encode(1).starts_with("1 {"), "{progress:?}");
+            assert_eq!(Progress::decode(&progress.encode(1)).unwrap(), (1, progress));
+        }
+        // Of another delivery's attempt only the long form can tell.
+        assert!(done(None).encode(7).starts_with("7 {"));
+        assert!(Progress::decode("1 done 2 1 x default/1 box").is_none());
+        assert!(Progress::decode("1 done 2 1 1 default/1 box nonsense").is_none());
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! happens to the job afterwards.
 //!
 //! ```text
-//! 1767225600000 P {"hello":"world"}                        only a payload, id generated
-//! 1767225600000 j {"kind":"mail","payload":{...}}          other fields too, id chosen by the producer
-//! 1767225600000 J {...}<newline>{"traceparent":"..."}      trace headers, which do not count as content
-//! ^created (ms)  ^form
+//! 1767225600000000 P {"hello":"world"}                     only a payload, id generated
+//! 1767225600000000 j {"kind":"mail","payload":{...}}       other fields too, id chosen by the producer
+//! 1767225600000000 J {...}<newline>{"traceparent":"..."}   trace headers, which do not count as content
+//! ^created (µs)     ^form
 //! ```
 //! (without the blanks around the form letter). Text, so that it can be read with any client; short, because a
 //! million timers each carry one. The stores compare the part between `created` and the newline to tell whether
@@ -22,7 +22,7 @@ use crate::clock::StoreTime;
 use crate::job::spec::{Due, ReplyTo};
 
 /// Digits of `created` in front of a record. Enough until the year 2286.
-pub const CREATED_DIGITS: usize = 13;
+pub const CREATED_DIGITS: usize = 16;
 
 /// Headers that are kept and handed on, but do not make two jobs different.
 const TRACE_HEADERS: [&str; 3] = ["traceparent", "tracestate", "baggage"];
@@ -88,7 +88,7 @@ struct Content {
     /// Microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     r#in: Option<u64>,
-    /// Unix milliseconds.
+    /// Unix microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     due: Option<i64>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -136,7 +136,7 @@ pub fn encode(spec: &Spec) -> String {
                 Due::Now | Due::At(_) => None,
             },
             due: match spec.due {
-                Due::At(due) => Some(due.as_millis()),
+                Due::At(due) => Some(due.as_micros()),
                 Due::Now | Due::In(_) => None,
             },
             priority: spec.priority,
@@ -187,7 +187,7 @@ impl Record {
     /// Puts `created` in front of what [`encode`] made.
     #[must_use]
     pub fn stamp(created: StoreTime, content: &str) -> Self {
-        Self(format!("{:0width$}{content}", created.as_millis(), width = CREATED_DIGITS))
+        Self(format!("{:0width$}{content}", created.as_micros(), width = CREATED_DIGITS))
     }
 
     #[must_use]
@@ -195,10 +195,36 @@ impl Record {
         &self.0
     }
 
-    /// The moment of the enqueue, in Unix milliseconds.
+    /// The moment of the enqueue; jobs of one call may be some microseconds apart, which keeps their order.
+    #[must_use]
+    pub fn created_at(&self) -> StoreTime {
+        let digits = self.0.get(..CREATED_DIGITS).and_then(|digits| digits.parse().ok());
+        StoreTime::from_micros(digits.unwrap_or(0))
+    }
+
+    /// The same in Unix milliseconds.
     #[must_use]
     pub fn created(&self) -> i64 {
-        self.0.get(..CREATED_DIGITS).and_then(|digits| digits.parse().ok()).unwrap_or(0)
+        self.created_at().as_millis()
+    }
+
+    /// The due time that it was given; that of its enqueue if it was given none.
+    #[must_use]
+    pub fn due(&self) -> StoreTime {
+        #[derive(Deserialize)]
+        struct When {
+            r#in: Option<u64>,
+            due: Option<i64>,
+        }
+        let created = self.created_at();
+        let Some(body) = self.0.get(CREATED_DIGITS..).and_then(|rest| rest.strip_prefix(['J', 'j'])) else {
+            return created;
+        };
+        match serde_json::from_str(body.split('\n').next().unwrap_or_default()) {
+            Ok(When { r#in: Some(micros), .. }) => created + Duration::from_micros(micros),
+            Ok(When { due: Some(micros), .. }) => StoreTime::from_micros(micros),
+            Ok(_) | Err(_) => created,
+        }
     }
 
     /// What a repeated enqueue is compared by.
@@ -240,7 +266,7 @@ impl Record {
                     kind: content.kind,
                     due: match (content.r#in, content.due) {
                         (Some(micros), _) => Due::In(Duration::from_micros(micros)),
-                        (None, Some(millis)) => Due::At(StoreTime::from_millis(millis)),
+                        (None, Some(micros)) => Due::At(StoreTime::from_micros(micros)),
                         (None, None) => Due::Now,
                     },
                     priority: content.priority,
@@ -300,6 +326,9 @@ mod tests {
             assert_eq!(record.decode().unwrap(), spec);
             assert_eq!(record.created(), 1_700_000_000_123);
             assert_eq!(record.chosen(), spec.chosen);
+            let due = record.created_at()
+                + if spec.due == Due::Now { Duration::ZERO } else { Duration::from_millis(1500) };
+            assert_eq!(record.due(), due);
         }
     }
 
@@ -318,13 +347,13 @@ mod tests {
     #[test]
     fn records_of_released_versions_stay_readable() {
         for (text, payload) in [
-            (r#"1700000000123P{"a":1}"#, r#"{"a":1}"#),
-            (r#"1700000000123j{"kind":"k","in":5,"payload":null}"#, "null"),
-            (r#"1700000000123J{"newer":true,"kind":"k","payload":[]}"#, "[]"),
+            (r#"1700000000123456P{"a":1}"#, r#"{"a":1}"#),
+            (r#"1700000000123456j{"kind":"k","in":5,"payload":null}"#, "null"),
+            (r#"1700000000123456J{"newer":true,"kind":"k","payload":[]}"#, "[]"),
         ] {
             assert_eq!(Record::new(text.into()).decode().unwrap().payload, payload);
         }
         assert!(Record::new("17000000".into()).decode().is_err());
-        assert!(Record::new("1700000000123Z{}".into()).decode().is_err());
+        assert!(Record::new("1700000000123456Z{}".into()).decode().is_err());
     }
 }

@@ -126,6 +126,8 @@ pub struct Settlement {
     pub id: JobId,
     pub token: Token,
     pub priority: i16,
+    /// When the job was due: where a job that is put back to the front belongs.
+    pub due: StoreTime,
     /// The step of the lifecycle table that this is.
     pub event: Event,
     pub write: Write,
@@ -185,6 +187,7 @@ pub fn settle(
         id: delivery.id.clone(),
         token: delivery.token,
         priority: spec.priority,
+        due: delivery.due,
         event: decision.event,
         write: decision.write,
         progress: progress.encode(delivery.token),

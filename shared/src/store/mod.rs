@@ -116,7 +116,7 @@ verbs! {
     enqueue(queue: &QueueName, jobs: &[crate::job::NewJob], max_waiting: u64) -> Vec<Enqueued>;
 
     /// Acknowledges what a worker has finished and gives it its next jobs, in one round trip. Either half may be absent.
-    /// Each half is a step of its own.
+    /// The acknowledgements come first; on one queue both are one step where the store can make it so.
     exchange(settle: Option<&SettleRequest>, pull: Option<&PullRequest>) -> (Vec<Answer>, Option<Pulled>);
 
     /// Prolongs a worker's lease in a queue, notes what it has begun, and tells it what to cancel. A worker that holds

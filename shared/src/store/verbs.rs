@@ -74,7 +74,7 @@ pub struct Pulled {
     pub now: StoreTime,
     /// In the order in which they are to run.
     pub deliveries: Vec<Delivery>,
-    /// When the next job of the queue falls due; in the past if more are ready. `None` if nothing waits.
+    /// When the next job of the queue falls due; any moment up to now if more are ready. `None` if nothing waits.
     pub next_due: Option<StoreTime>,
     pub paused: bool,
     /// The store's clock stood later than `latest`: nothing was delivered.
@@ -122,7 +122,8 @@ impl From<&crate::job::Policy> for Retention {
 pub struct SettleRequest {
     pub queue: QueueName,
     pub worker: WorkerId,
-    /// At most [`MAX_BATCH`].
+    /// At most [`MAX_BATCH`]; they take effect in this order. Cheapest where those of one pull are neighbours, in the
+    /// order of the pull.
     pub settlements: Vec<Settlement>,
     pub retention: Retention,
     /// Only if the worker's lease has lapsed by the store's clock; else every answer is [`Answer::Stale`].

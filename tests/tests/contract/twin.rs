@@ -316,6 +316,10 @@ impl<'s> Twin<'s> {
         let number = (0..u8::MAX).find(|number| worker(*number) == request.worker).unwrap_or_default();
         self.given[at].extend(pulled.deliveries.iter().map(|delivery| (number, delivery.clone())));
         let mut expected = self.model.pull(request, pulled.now);
+        // Where more is ready, a store may say so by any moment that is not in the future.
+        for pulled in [&mut pulled, &mut expected] {
+            pulled.next_due = pulled.next_due.map(|due| due.max(pulled.now));
+        }
         if pulled.skewed {
             // Nothing was looked at.
             (expected.paused, expected.next_due) = (pulled.paused, pulled.next_due);

@@ -120,7 +120,9 @@ impl Session {
             let worker = self.assignment.worker.clone();
             let policy = self.assignment.policy(&self.lines[at].name);
             let line = &mut self.lines[at];
-            let settlements: Vec<_> = line.pending.drain(..line.pending.len().min(MAX_BATCH)).collect();
+            let mut settlements: Vec<_> = line.pending.drain(..line.pending.len().min(MAX_BATCH)).collect();
+            // What came in one pull is cheapest when it goes together.
+            settlements.sort_by_key(|settlement| settlement.token);
             line.pending_since = if line.pending.is_empty() { None } else { Some(now) };
             self.under_way.settle = Some((at, settlements.clone()));
             SettleRequest {

@@ -7,6 +7,7 @@ use roundsman_shared::job::settle::{Outcome, Run, settle};
 use roundsman_shared::job::spec::{self, Fields, Limits};
 use roundsman_shared::job::{Due, NewJob, Policy, Spec};
 use roundsman_shared::names::WorkerId;
+use roundsman_shared::store::redis::BareBatch;
 use roundsman_shared::store::{PullRequest, SettleRequest, Store};
 
 use super::{Bench, Row, per_second, quantiles, rate};
@@ -20,7 +21,8 @@ const PULLERS: usize = 4;
 const PAYLOAD: &str =
     "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"";
 /// What a done job leaves behind, about.
-const PROGRESS: &str = "1700000000000000 {\"state\":\"done\",\"attempt\":1,\"due\":1700000000000,\"ended\":1700000000000,\"attempts\":[{\"attempt\":1,\"token\":1700000000000000,\"worker\":\"default/1\",\"host\":\"host\",\"started\":1700000000000,\"ended\":1700000000000,\"outcome\":\"done\"}]}";
+const PROGRESS: &str =
+    "1700000000000000 done 1700000000000 1700000000000 1700000000000 default/1 bench 1700000000000000";
 const MANY: u64 = 1_000_000_000;
 
 pub(super) fn job(due: Due) -> NewJob {
@@ -54,9 +56,8 @@ impl Bench<'_> {
         let Store::Redis(store) = &self.store else { return Ok(None) };
         let (mut took, mut stored) = (Duration::ZERO, 0);
         while stored < jobs {
-            let batch: Vec<(String, String)> = (0..batch)
-                .map(|_| (spec::generate_id().to_string(), format!("1700000000000P{PAYLOAD}")))
-                .collect();
+            let batch: Vec<(String, String)> =
+                (0..batch).map(|_| (spec::generate_id().to_string(), format!("P{PAYLOAD}"))).collect();
             let start = Mono::now();
             store.bare_enqueue(&self.queue, &batch).await?;
             took += Mono::now().since(start);
@@ -115,12 +116,12 @@ impl Bench<'_> {
                 self.bare_fill(SINGLES, self.args.batch).await?;
                 let start = Mono::now();
                 let pullers = (0..PULLERS).map(|number| async move {
-                    let (mut last, mut count) = (Vec::new(), 0);
+                    let (mut last, mut count) = (BareBatch::default(), 0);
                     loop {
                         let next =
                             store.bare_drain(&self.queue, &format!("w{number}"), 1, &last, PROGRESS).await?;
-                        count += last.len();
-                        if next.is_empty() {
+                        count += last.ids.len();
+                        if next.ids.is_empty() {
                             return Ok::<_, Failure>(count);
                         }
                         last = next;
@@ -184,12 +185,12 @@ impl Bench<'_> {
         self.bare_fill(self.args.jobs, self.args.batch).await?;
         let start = Mono::now();
         let pullers = (0..2).map(|number| async move {
-            let (mut last, mut count) = (Vec::new(), 0);
+            let (mut last, mut count) = (BareBatch::default(), 0);
             loop {
                 let worker = format!("w{number}");
                 let next = store.bare_drain(&self.queue, &worker, self.args.batch, &last, PROGRESS).await?;
-                count += last.len();
-                if next.is_empty() {
+                count += last.ids.len();
+                if next.ids.is_empty() {
                     return Ok::<_, Failure>(count);
                 }
                 last = next;

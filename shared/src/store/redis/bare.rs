@@ -1,11 +1,17 @@
 //! The yardstick of `roundsman bench`: the same writes as enqueue, pull and acknowledge make, by scripts that decide
 //! nothing, driven from one connection. Figures are given as ratios to it, since absolute ones drift with the machine.
 
-use redis::Value;
-
 use super::RedisStore;
+use super::reply::Parts;
 use crate::names::QueueName;
 use crate::store::StoreError;
+
+/// What one pull of the yardstick took.
+#[derive(Debug, Default)]
+pub struct BareBatch {
+    token: String,
+    pub ids: Vec<String>,
+}
 
 impl RedisStore {
     /// Writes records as an enqueue would.
@@ -21,7 +27,7 @@ impl RedisStore {
         self.link.run_one(call).await.map(|_| ())
     }
 
-    /// Acknowledges these and takes the next ones, as a worker would; answers their ids.
+    /// Acknowledges a batch and takes the next one, as a worker would.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -30,20 +36,23 @@ impl RedisStore {
         queue: &QueueName,
         worker: &str,
         max: usize,
-        done: &[String],
+        done: &BareBatch,
         progress: &str,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> Result<BareBatch, StoreError> {
         let mut call = self.link.scripts.bare_drain.call(&self.keys.base(queue));
-        call.arg(worker).arg(max).arg(10_000).arg(done.len());
-        for id in done {
-            call.arg(id).arg(progress);
+        call.arg(worker).arg(max).arg(10_000).arg(&done.token).arg(done.ids.len());
+        for id in &done.ids {
+            call.arg(id);
         }
-        let Value::Array(parts) = self.link.run_one(call).await? else { return Ok(Vec::new()) };
-        let text = |part: &Value| match part {
-            Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            _ => String::new(),
-        };
-        Ok(parts.iter().step_by(2).map(text).collect())
+        for _ in &done.ids {
+            call.arg(progress);
+        }
+        let mut parts = Parts::new(self.link.run_one(call).await?)?;
+        if parts.is_empty() {
+            return Ok(BareBatch::default());
+        }
+        let (token, joined) = (parts.text()?, parts.text()?);
+        Ok(BareBatch { token, ids: joined.split(' ').map(str::to_owned).collect() })
     }
 
     /// Commands that the server has run, its processor time in seconds, and the bytes that it uses.

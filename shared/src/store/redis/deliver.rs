@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::RedisStore;
 use super::reply::Parts;
 use crate::clock::{SKEW_GUARD, StoreClock, StoreTime};
+use crate::job::progress::Token;
 use crate::job::settle::{Again, Delivery, FollowUp, Settlement, Write};
 use crate::job::{Due, FinalState, NewJob, Progress, Record};
 use crate::names::{JobId, QueueName, WorkerId};
@@ -55,67 +56,60 @@ impl RedisStore {
         pull: Option<&PullRequest>,
     ) -> Result<(Vec<Answer>, Option<Pulled>), StoreError> {
         let settle = settle.filter(|request| !request.settlements.is_empty());
-        let mut calls = Vec::with_capacity(2);
-        if let Some(request) = settle {
-            calls.push(self.settle_call(request));
+        match (settle, pull) {
+            (None, None) => Ok((Vec::new(), None)),
+            // Both at once is one step, unless they concern two queues.
+            (Some(one), Some(other)) if one.queue != other.queue || one.worker != other.worker => {
+                let calls = [self.exchange_call(Some(one), None), self.exchange_call(None, Some(other))];
+                let mut answers = self.link.run(&calls).await?.into_iter();
+                let mut next = || Parts::new(answers.next().unwrap_or(redis::Value::Nil));
+                let settled = answers_in_order(one, &next()?.text()?)?;
+                let mut parts = next()?;
+                parts.text()?;
+                Ok((settled, Some(pulled(other, parts)?)))
+            }
+            (settle, pull) => {
+                let mut parts = Parts::new(self.link.run_one(self.exchange_call(settle, pull)).await?)?;
+                let answers = parts.text()?;
+                let settled = settle.map_or(Ok(Vec::new()), |settle| answers_in_order(settle, &answers))?;
+                Ok((settled, pull.map(|pull| pulled(pull, parts)).transpose()?))
+            }
         }
-        if let Some(request) = pull {
-            calls.push(self.pull_call(request));
-        }
-        if calls.is_empty() {
-            return Ok((Vec::new(), None));
-        }
-        let mut answers = self.link.run(&calls).await?.into_iter();
-        let mut next =
-            || answers.next().ok_or_else(|| StoreError::Corrupt("an answer is missing".to_owned()));
-        let mut settled = Vec::new();
-        if let Some(settle) = settle {
-            settled = answers_in_order(settle, Parts::new(next()?)?)?;
-        }
-        let pulled = match pull {
-            Some(request) => Some(pulled(request, Parts::new(next()?)?)?),
-            None => None,
-        };
-        Ok((settled, pulled))
     }
 
-    fn pull_call(&self, request: &PullRequest) -> Cmd {
-        let mut call = self.link.scripts.pull.call(&self.keys.base(&request.queue));
-        call.arg(request.worker.as_str()).arg(request.max).arg(micros(request.lease));
-        match request.latest {
+    fn exchange_call(&self, settle: Option<&SettleRequest>, pull: Option<&PullRequest>) -> Cmd {
+        let (queue, worker) = match (settle, pull) {
+            (Some(settle), _) => (&settle.queue, &settle.worker),
+            (None, Some(pull)) => (&pull.queue, &pull.worker),
+            (None, None) => unreachable!("the caller has one of the two"),
+        };
+        let mut call = self.link.scripts.exchange.call(&self.keys.base(queue));
+        call.arg(worker.as_str());
+        match pull {
+            Some(pull) => call.arg(pull.max).arg(micros(pull.lease)),
+            None => call.arg("").arg(0),
+        };
+        match pull.and_then(|pull| pull.latest) {
             Some(latest) => call.arg(latest.as_micros()),
             None => call.arg(""),
         };
-        call
-    }
-
-    fn settle_call(&self, request: &SettleRequest) -> Cmd {
-        let Retention { keep_done_max, keep_dead_max, remember_ids_max, .. } = request.retention;
-        let mut call = self.link.scripts.settle.call(&self.keys.base(&request.queue));
-        call.arg(request.worker.as_str()).arg(u8::from(request.only_if_lapsed));
-        call.arg(keep_done_max).arg(keep_dead_max).arg(remember_ids_max);
-        let (plain, rest) = by_kind(&request.settlements);
-        call.arg(plain.len()).arg(request.settlements.len());
-        for at in plain {
-            let item = &request.settlements[at];
-            call.arg(item.id.as_str()).arg(&item.progress);
-        }
-        for at in rest {
-            let item = &request.settlements[at];
-            let (code, after, follow_ups): (_, _, &[FollowUp]) = match &item.write {
-                Write::Finish { state, follow_ups } => (state.as_str(), 0, follow_ups),
-                Write::Return { again: Again::Front } => ("front", 0, &[]),
-                Write::Return { again: Again::After(span) } => ("after", micros(*span), &[]),
-            };
-            call.arg(item.id.as_str())
-                .arg(&item.progress)
-                .arg(item.token)
-                .arg(code)
-                .arg(after)
-                .arg(item.priority);
-            call.arg(item.remember.as_deref().unwrap_or("")).arg(follow_ups.len());
-            for follow_up in follow_ups {
-                call.arg(entry(follow_up));
+        let Some(settle) = settle else {
+            call.arg(0).arg(0).arg(0).arg(0).arg(0);
+            return call;
+        };
+        let Retention { keep_done_max, keep_dead_max, remember_ids_max, .. } = settle.retention;
+        call.arg(u8::from(settle.only_if_lapsed)).arg(keep_done_max).arg(keep_dead_max).arg(remember_ids_max);
+        // Neighbours of one delivery are looked up together.
+        let groups = || settle.settlements.chunk_by(|a, b| a.token == b.token);
+        call.arg(groups().count());
+        for group in groups() {
+            let kinds: String = group.iter().map(|item| if is_plain(item) { 'p' } else { 'f' }).collect();
+            call.arg(group[0].token).arg(kinds);
+            for item in group {
+                call.arg(item.id.as_str());
+            }
+            for item in group {
+                item_args(&mut call, item);
             }
         }
         call
@@ -145,14 +139,9 @@ impl RedisStore {
         while !parts.is_empty() {
             let id = job_id(&parts.text()?)?;
             let held = held(&parts.text()?)?;
-            let delivery = Delivery {
-                queue: queue.clone(),
-                id,
-                token: held.token,
-                due: held.due,
-                record: Record::new(parts.text()?),
-                progress: progress(&parts.text()?),
-            };
+            let (record, kept) = (Record::new(parts.text()?), Kept::read(&parts.text()?));
+            let (queue, token, due) = (queue.clone(), held.token, kept.due(&record));
+            let delivery = Delivery { queue, id, token, due, record, progress: kept.progress };
             all.push(Held { delivery, started: held.started, deadline: held.deadline });
         }
         Ok(all)
@@ -244,26 +233,40 @@ impl RedisStore {
     }
 }
 
-/// Plain acknowledgements (done, and nothing else to do), and the rest: the script takes the former first.
-fn by_kind(settlements: &[Settlement]) -> (Vec<usize>, Vec<usize>) {
-    (0..settlements.len()).partition(|at| {
-        let item = &settlements[*at];
-        let done = matches!(&item.write, Write::Finish { state: FinalState::Done, follow_ups } if follow_ups.is_empty());
-        done && item.remember.is_none()
-    })
+/// Done, and nothing else to do.
+fn is_plain(item: &Settlement) -> bool {
+    let done =
+        matches!(&item.write, Write::Finish { state: FinalState::Done, follow_ups } if follow_ups.is_empty());
+    done && item.remember.is_none()
 }
 
-fn answers_in_order(request: &SettleRequest, mut parts: Parts) -> Result<Vec<Answer>, StoreError> {
-    let (plain, rest) = by_kind(&request.settlements);
-    let mut answers = vec![Answer::Gone; request.settlements.len()];
-    for at in plain.into_iter().chain(rest) {
-        answers[at] = match parts.number::<u8>()? {
-            0 => Answer::Ok,
-            1 => Answer::Stale,
-            _ => Answer::Gone,
-        };
+fn item_args(call: &mut Cmd, item: &Settlement) {
+    call.arg(&item.progress);
+    if is_plain(item) {
+        return;
     }
-    Ok(answers)
+    let (code, number, follow_ups): (_, _, &[FollowUp]) = match &item.write {
+        Write::Finish { state, follow_ups } => (state.as_str(), 0, follow_ups),
+        Write::Return { again: Again::Front } => ("front", item.due.as_micros(), &[]),
+        Write::Return { again: Again::After(span) } => ("after", micros(*span), &[]),
+    };
+    call.arg(code).arg(number).arg(item.priority);
+    call.arg(item.remember.as_deref().unwrap_or("")).arg(follow_ups.len());
+    for follow_up in follow_ups {
+        call.arg(entry(follow_up));
+    }
+}
+
+fn answers_in_order(request: &SettleRequest, digits: &str) -> Result<Vec<Answer>, StoreError> {
+    if digits.len() != request.settlements.len() {
+        return Err(StoreError::Corrupt(format!("{:?} answers {} items", digits, request.settlements.len())));
+    }
+    let answer = |digit| match digit {
+        b'0' => Answer::Ok,
+        b'1' => Answer::Stale,
+        _ => Answer::Gone,
+    };
+    Ok(digits.bytes().map(answer).collect())
 }
 
 fn millis(span: Duration) -> u64 {
@@ -279,17 +282,20 @@ fn pulled(request: &PullRequest, mut parts: Parts) -> Result<Pulled, StoreError>
         paused: parts.flag()?,
         skewed: parts.flag()?,
         live_version: parts.number()?,
-        deliveries: Vec::with_capacity(parts.left() / 4),
+        deliveries: Vec::new(),
     };
-    while !parts.is_empty() {
-        pulled.deliveries.push(Delivery {
-            queue: request.queue.clone(),
-            id: job_id(&parts.text()?)?,
-            token,
-            due: parts.time()?,
-            record: Record::new(parts.text()?),
-            progress: progress(&parts.text()?),
-        });
+    let ids = parts.text()?;
+    for id in ids.split_ascii_whitespace() {
+        let (queue, id) = (request.queue.clone(), job_id(id)?);
+        let (record, progress) = (Record::new(parts.text()?), Progress::default());
+        pulled.deliveries.push(Delivery { queue, id, token, due: record.due(), record, progress });
+    }
+    if !parts.is_empty() {
+        for delivery in &mut pulled.deliveries {
+            let kept = Kept::read(&parts.text()?);
+            delivery.due = kept.due(&delivery.record);
+            delivery.progress = kept.progress;
+        }
     }
     Ok(pulled)
 }
@@ -298,15 +304,37 @@ pub(super) fn job_id(text: &str) -> Result<JobId, StoreError> {
     JobId::new(text).map_err(|error| StoreError::Corrupt(format!("{text:?} is no job id: {error}")))
 }
 
-/// What is stored of progress; none where there is none, or where it cannot be read.
-pub(super) fn progress(text: &str) -> Progress {
-    Progress::decode(text).map_or_else(Progress::default, |(_, progress)| progress)
+/// What is stored of a job's progress: `TOKEN DUE {…}` while it waits or runs, `TOKEN …` once it has ended.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) token: Token,
+    due: Option<StoreTime>,
+    pub(super) progress: Progress,
 }
 
-/// `TOKEN DUE [STARTED DEADLINE]`
+impl Kept {
+    /// Nothing where there is none, or where it cannot be read.
+    pub(super) fn read(text: &str) -> Self {
+        let (due, rest) = match text.split_once(' ').and_then(|(token, rest)| {
+            let (due, rest) = rest.split_once(' ')?;
+            Some((due.parse().ok()?, format!("{token} {rest}")))
+        }) {
+            Some((due, rest)) => (Some(StoreTime::from_micros(due)), rest),
+            None => (None, text.to_owned()),
+        };
+        let (token, progress) = Progress::decode(&rest).unwrap_or_default();
+        Self { token, due, progress }
+    }
+
+    /// When the job was due: as it was before it was put back to the front, as it was put off, or as it was given.
+    pub(super) fn due(&self, record: &Record) -> StoreTime {
+        self.progress.due.map(StoreTime::from_millis).or(self.due).unwrap_or_else(|| record.due())
+    }
+}
+
+/// `TOKEN [STARTED DEADLINE]`
 pub(super) struct HeldText {
-    pub(super) token: i64,
-    pub(super) due: StoreTime,
+    pub(super) token: Token,
     pub(super) started: Option<i64>,
     pub(super) deadline: Option<i64>,
 }
@@ -314,10 +342,6 @@ pub(super) struct HeldText {
 pub(super) fn held(text: &str) -> Result<HeldText, StoreError> {
     let mut numbers = text.split(' ').map(str::parse::<i64>);
     let mut next = || numbers.next().and_then(Result::ok);
-    match (next(), next()) {
-        (Some(token), Some(due)) => {
-            Ok(HeldText { token, due: StoreTime::from_micros(due), started: next(), deadline: next() })
-        }
-        _ => Err(StoreError::Corrupt(format!("{text:?} is no delivery"))),
-    }
+    let token = next().ok_or_else(|| StoreError::Corrupt(format!("{text:?} is no delivery")))?;
+    Ok(HeldText { token, started: next(), deadline: next() })
 }

@@ -23,7 +23,11 @@ impl RedisStore {
         for batch in jobs.chunks(MAX_BATCH) {
             let mut parts =
                 Parts::new(self.link.run_one(self.enqueue_call(queue, batch, max_waiting)).await?)?;
-            parts.time()?;
+            let now = parts.time()?;
+            if parts.is_empty() {
+                answers.extend(batch.iter().map(|_| Enqueued::Created { due: now }));
+                continue;
+            }
             for _ in batch {
                 answers.push(enqueued(&mut parts)?.unwrap_or(Enqueued::Existing));
             }

@@ -111,7 +111,10 @@ impl RedisStore {
             call.arg(raw);
         }
         let mut parts = Parts::new(self.link.run_one(call).await?)?;
-        parts.time()?;
+        let now = parts.time()?;
+        if parts.is_empty() {
+            return Ok(jobs.iter().map(|_| Some(Enqueued::Created { due: now })).collect());
+        }
         jobs.iter().map(|_| enqueued(&mut parts)).collect()
     }
 

@@ -10,18 +10,18 @@
 //! | `:takers` | set | hosts that have a `:taking` list |
 //! | `:jobs` | hash | id → record, as long as anything is known of the job |
 //! | `:due:PRIORITY` | sorted set | waiting ids by due time in microseconds |
-//! | `:prios` | sorted set | priorities in use |
-//! | `:progress` | hash | id → what has happened to a job that has not ended |
-//! | `:ended` | hash | id → the same of one that has |
+//! | `:progress` | hash | id → `TOKEN DUE {…}`: what has happened to a job that has not ended |
+//! | `:ended` | hash | id → `TOKEN …`: the same of one that has |
 //! | `:done`, `:cancelled`, `:expired` | list | ended ids, oldest first |
 //! | `:dead` | sorted set | dead ids by the time of their end in ms |
-//! | `:unacked:WORKER` | hash | id → `TOKEN DUE [STARTED DEADLINE]` |
+//! | `:unacked:WORKER` | hash | token → the ids of its delivery, joined by blanks; `+` if `:begun` or `:cancel` holds any |
+//! | `:begun:WORKER` | hash | id → `TOKEN STARTED DEADLINE` of what has been running for a while |
 //! | `:leases` | sorted set | worker → end of its lease in microseconds |
 //! | `:lost` | sorted set | workers whose lease lapsed, by when (ms) |
 //! | `:cancel:WORKER` | set | running ids that are to be cancelled |
 //! | `:remembered`, `:digests` | sorted set, hash | ended ids that producers chose, and their content |
 //! | `:outbox` | list | follow-ups on their way to their queues |
-//! | `:meta` | hash | clock offset, pause, last token, counters |
+//! | `:meta` | hash | clock offset, pause, last token, counters, priorities in use |
 //! | `:live` | hash | live settings |
 //! | `:hints` | channel | that there is something to do |
 //!

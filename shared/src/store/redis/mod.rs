@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{StoreConfig, StoreError};
 use crate::names::QueueName;
+pub use bare::BareBatch;
 pub use inbox::{InboxConnection, Taken};
 pub use link::MAX_WAIT;
 

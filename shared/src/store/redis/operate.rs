@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use redis::Cmd;
 
 use super::RedisStore;
+use super::deliver::Kept;
 use super::enqueue::due_args;
 use crate::job::progress::Progress;
 use crate::job::view::{Found, Place};
@@ -77,11 +78,7 @@ impl RedisStore {
             }
             let (mode, micros) = due_args(due);
             let mut call = self.revise_call(queue, id, &seen, "due");
-            call.arg(mode).arg(micros);
-            if let Some((token, mut progress)) = Progress::decode(&seen.progress) {
-                progress.due = None;
-                call.arg(progress.encode(token));
-            }
+            call.arg(mode).arg(micros).arg(put_off(&seen));
             if self.done(call).await? {
                 return Ok(Changed::Ok);
             }
@@ -97,17 +94,13 @@ impl RedisStore {
             let call = match state {
                 State::Scheduled => {
                     let mut call = self.revise_call(queue, id, &seen, "due");
-                    call.arg("now").arg(0);
-                    if let Some((token, mut progress)) = Progress::decode(&seen.progress) {
-                        progress.due = None;
-                        call.arg(progress.encode(token));
-                    }
+                    call.arg("now").arg(0).arg(put_off(&seen));
                     call
                 }
                 State::Dead | State::Cancelled | State::Expired => {
                     let spec =
                         seen.found.record.decode().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-                    let (token, progress) = Progress::decode(&seen.progress).unwrap_or_default();
+                    let Kept { token, progress, .. } = Kept::read(&seen.progress);
                     let mut call = self.revise_call(queue, id, &seen, "revive");
                     call.arg(progress.forgiven().encode(token)).arg(spec.priority);
                     call
@@ -224,6 +217,12 @@ impl RedisStore {
     pub async fn durability(&self) -> Result<Durability, StoreError> {
         self.link.durability().await
     }
+}
+
+/// The progress of a job whose due time is given anew.
+fn put_off(seen: &Seen) -> String {
+    let Kept { token, progress, .. } = Kept::read(&seen.progress);
+    Progress { due: None, ..progress }.encode(token)
 }
 
 /// A job together with the raw progress that a change of it is compared by.

@@ -1,7 +1,7 @@
 //! The read side: jobs by id, pages, numbers. Nothing here counts or scans.
 
 use super::RedisStore;
-use super::deliver::{held, job_id, progress};
+use super::deliver::{Kept, held, job_id};
 use super::operate::Seen;
 use super::reply::Parts;
 use crate::clock::StoreTime;
@@ -30,6 +30,7 @@ impl RedisStore {
         for id in ids {
             let (place, record) = (parts.text()?, parts.text()?);
             let (raw, detail, holder) = (parts.text()?, parts.text()?, parts.text()?);
+            let (record, kept) = (Record::new(record), Kept::read(&raw));
             let place = match place.as_str() {
                 "" => {
                     all.push(None);
@@ -41,18 +42,13 @@ impl RedisStore {
                     let held = held(&detail)?;
                     let worker =
                         WorkerId::new(&holder).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-                    let (token, due, started, deadline) = (held.token, held.due, held.started, held.deadline);
+                    let (token, due, started, deadline) =
+                        (held.token, kept.due(&record), held.started, held.deadline);
                     Place::Running(Unacked { worker, token, due, started, deadline })
                 }
             };
-            let found = Found {
-                queue: queue.clone(),
-                id: id.clone(),
-                record: Record::new(record),
-                progress: progress(&raw),
-                place,
-                now,
-            };
+            let found =
+                Found { queue: queue.clone(), id: id.clone(), record, progress: kept.progress, place, now };
             all.push(Some(Seen { found, progress: raw }));
         }
         Ok(all)
@@ -109,10 +105,10 @@ impl RedisStore {
             let mut parts = text.splitn(3, ' ');
             Some((parts.next()?.parse::<i64>().ok()?, parts.next()?.to_owned(), parts.next()?.to_owned()))
         });
-        let priorities: Vec<String> =
-            self.link.query(redis::cmd("ZREVRANGE").arg(self.keys.of(queue, "prios")).arg(0).arg(-1)).await?;
+        let priorities: Option<String> =
+            self.link.query(redis::cmd("HGET").arg(self.keys.of(queue, "meta")).arg("prios")).await?;
         let mut ids = Vec::new();
-        for priority in priorities {
+        for priority in priorities.unwrap_or_default().split_ascii_whitespace() {
             let number: i64 = priority.parse().unwrap_or(0);
             let zset = self.keys.of(queue, &format!("due:{priority}"));
             // Where the state begins and ends in this set, as ranks.
@@ -163,17 +159,22 @@ impl RedisStore {
         let mut ids = Vec::new();
         for worker in workers.iter().filter(|worker| worker.as_str() >= past_worker) {
             let key = self.keys.of(queue, &format!("unacked:{worker}"));
-            let mut held: Vec<String> = self.link.query(redis::cmd("HKEYS").arg(key)).await?;
+            let rows: Vec<(String, String)> = self.link.query(redis::cmd("HGETALL").arg(key)).await?;
+            let mut held: Vec<&str> = rows
+                .iter()
+                .filter(|(token, _)| token != "+")
+                .flat_map(|(_, ids)| ids.split_ascii_whitespace())
+                .collect();
             held.sort_unstable();
             for id in held {
-                if worker == past_worker && id.as_str() <= past_id {
+                if worker == past_worker && id <= past_id {
                     continue;
                 }
                 if ids.len() == limit {
                     let last = ids.last().map(|(worker, id)| format!("{worker} {id}"));
                     return Ok((ids.into_iter().map(|(_, id)| id).collect(), last));
                 }
-                ids.push((worker.clone(), id));
+                ids.push((worker.clone(), id.to_owned()));
             }
         }
         Ok((ids.into_iter().map(|(_, id)| id).collect(), None))

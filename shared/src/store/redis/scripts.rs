@@ -42,8 +42,7 @@ impl Script {
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) enqueue: Script,
-    pub(super) pull: Script,
-    pub(super) settle: Script,
+    pub(super) exchange: Script,
     pub(super) renew: Script,
     pub(super) unacked: Script,
     pub(super) pulse: Script,
@@ -63,8 +62,7 @@ impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             enqueue: script!("enqueue", ""),
-            pull: script!("pull", " flags=allow-oom"),
-            settle: script!("settle", " flags=allow-oom"),
+            exchange: script!("exchange", " flags=allow-oom"),
             renew: script!("renew", " flags=allow-oom"),
             unacked: script!("unacked", " flags=no-writes"),
             pulse: script!("pulse", " flags=allow-oom"),
@@ -81,11 +79,10 @@ impl Scripts {
         }
     }
 
-    fn all(&self) -> [&Script; 16] {
+    fn all(&self) -> [&Script; 15] {
         [
             &self.enqueue,
-            &self.pull,
-            &self.settle,
+            &self.exchange,
             &self.renew,
             &self.unacked,
             &self.pulse,

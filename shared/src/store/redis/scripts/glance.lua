@@ -1,10 +1,10 @@
 -- A queue in numbers.
 -- Returns: now, paused, ready, waiting, running, oldest due or '', outbox, inbox, enqueued, ended, done, dead,
 --   cancelled, expired
-local meta = redis.call('HMGET', key('meta'), 'offset', 'paused', 'waiting', 'running', 'enqueued', 'ended')
+local meta = redis.call('HMGET', key('meta'), 'offset', 'paused', 'waiting', 'running', 'enqueued', 'ended', 'prios')
 local now = clock(meta[1])
 local ready, oldest = 0, nil
-for _, priority in ipairs(redis.call('ZREVRANGE', key('prios'), 0, -1)) do
+for priority in priorities(meta[7]) do
   local count = redis.call('ZCOUNT', key('due:' .. priority), '-inf', micros(now))
   ready = ready + count
   if count > 0 then

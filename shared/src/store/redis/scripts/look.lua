@@ -1,36 +1,50 @@
 -- Finds jobs by id.
 -- ARGV: ids
 -- Returns: now, then for each id: where ('' unknown | waiting | running | ended), record, progress ('' if none),
---   score (waiting) or "token due [started deadline]" (running), worker (running)
-local reply = { micros(clock(redis.call('HGET', key('meta'), 'offset'))) }
-local priorities = redis.call('ZREVRANGE', key('prios'), 0, -1)
-local workers = redis.call('ZRANGE', key('leases'), 0, -1)
-for _, id in ipairs(ARGV) do
-  local where, record, progress, detail, holder = '', redis.call('HGET', key('jobs'), id), '', '', ''
-  if record then
-    local ended = redis.call('HGET', key('ended'), id)
-    if ended then
-      where, progress = 'ended', ended
-    else
-      progress = redis.call('HGET', key('progress'), id) or ''
-      for _, priority in ipairs(priorities) do
-        local score = redis.call('ZSCORE', key('due:' .. priority), id)
-        if score then
-          where, detail = 'waiting', micros(tonumber(score))
-          break
-        end
-      end
-      if where == '' then
-        for _, worker in ipairs(workers) do
-          local held = redis.call('HGET', key('unacked:' .. worker), id)
-          if held then
-            where, detail, holder = 'running', held, worker
-            break
-          end
-        end
+--   score (waiting) or "token [started deadline]" (running), worker (running)
+local meta = redis.call('HMGET', key('meta'), 'offset', 'prios')
+local reply = { micros(clock(meta[1])) }
+-- Where the parts of an id that was found nowhere yet begin in the reply. Whoever waits or has ended is found by its id;
+-- what runs is looked for in what each worker holds.
+local sought, left = {}, 0
+
+local function answer(at, where, detail, holder)
+  reply[at], reply[at + 3], reply[at + 4] = where, detail, holder
+end
+
+for i, id in ipairs(ARGV) do
+  local at = 2 + (i - 1) * 5
+  local record = redis.call('HGET', key('jobs'), id)
+  local ended = record and redis.call('HGET', key('ended'), id)
+  reply[at + 1], reply[at + 2] = record or '', ended or (record and redis.call('HGET', key('progress'), id)) or ''
+  answer(at, ended and 'ended' or '', '', '')
+  if record and not ended then
+    local score
+    for priority in priorities(meta[2]) do
+      score = redis.call('ZSCORE', key('due:' .. priority), id)
+      if score then break end
+    end
+    if score then
+      answer(at, 'waiting', micros(tonumber(score)), '')
+    elseif not sought[id] then
+      sought[id], left = at, left + 1
+    end
+  end
+end
+
+for _, worker in ipairs(left > 0 and redis.call('ZRANGE', key('leases'), 0, -1) or {}) do
+  local all = redis.call('HGETALL', key('unacked:' .. worker))
+  for i = 1, #all, 2 do
+    for id in string.gmatch(all[i + 1], '%S+') do
+      local at = sought[id]
+      if at then
+        local begun = redis.call('HGET', key('begun:' .. worker), id)
+        local current = begun and string.sub(begun, 1, #all[i] + 1) == all[i] .. ' '
+        answer(at, 'running', current and begun or all[i], worker)
+        sought[id], left = nil, left - 1
       end
     end
   end
-  for _, part in ipairs({ where, record or '', progress, detail, holder }) do reply[#reply + 1] = part end
+  if left == 0 then break end
 end
 return reply

@@ -1,12 +1,27 @@
 -- Shared by all scripts. KEYS[1] is the queue's base key, NAMESPACE:{QUEUE}; every other key is made from it and so
 -- lies in the same cluster slot. Time is read once, in microseconds, with the offset that guards it against jumps.
--- Numbers over 10^14 must be formatted with %.0f before they are joined to a string.
+-- Numbers over 10^14 lose digits when they are joined to a string: micros() writes them whole.
 local base = KEYS[1]
 local function key(name) return base .. ':' .. name end
-local function micros(n) return string.format('%.0f', n) end
+local function micros(n) return string.format('%d', n) end
 local function clock(offset)
   local t = redis.call('TIME')
   return t[1] * 1000000 + t[2] + (offset or 0)
+end
+-- The priorities in use stand in the queue's meta as one text, highest first: '5 0 -3'.
+local function priorities(text) return string.gmatch(text or '', '%S+') end
+local function with_priority(text, priority)
+  if text == priority then return text end
+  local all, placed = {}, false
+  for other in priorities(text) do
+    if other == priority then return text end
+    if not placed and tonumber(other) < tonumber(priority) then
+      all[#all + 1], placed = priority, true
+    end
+    all[#all + 1] = other
+  end
+  if not placed then all[#all + 1] = priority end
+  return table.concat(all, ' ')
 end
 -- Puts an id back before all others of its priority: earlier than the first, and never later than it was due.
 local function front(zset, due)
@@ -14,13 +29,16 @@ local function front(zset, due)
   if first[2] and tonumber(first[2]) <= due then return tonumber(first[2]) - 1 end
   return due
 end
--- Removes the oldest entries of a list of ended jobs, at most 512 a call.
-local function cut(list, max)
-  local over = redis.call('LLEN', key(list)) - max
-  if over <= 0 then return 0 end
-  local old = redis.call('LPOP', key(list), math.min(over, 512))
-  redis.call('HDEL', key('ended'), unpack(old))
-  redis.call('HDEL', key('jobs'), unpack(old))
+-- Forgets jobs that have ended.
+local function forget(ids)
+  redis.call('HDEL', key('ended'), unpack(ids))
+  redis.call('HDEL', key('jobs'), unpack(ids))
+end
+-- Removes the oldest of so many entries of a list of ended jobs, at most 512 a call.
+local function cut(list, length, max)
+  if length <= max then return 0 end
+  local old = redis.call('LPOP', key(list), math.min(length - max, 512))
+  forget(old)
   redis.call('HINCRBY', key('meta'), 'cut:' .. list, #old)
   return #old
 end

@@ -3,7 +3,7 @@
 -- Returns: now, paused, ready, waiting, running, oldest due or '', next due or '', outbox, inbox, live version,
 --   enqueued, ended, then the workers whose lease has lapsed
 local meta = redis.call('HMGET', key('meta'), 'offset', 'paused', 'waiting', 'running', 'live', 'enqueued', 'ended',
-  'pulse', 'hold')
+  'pulse', 'hold', 'prios')
 local now = clock(meta[1])
 -- When nobody looked for a while, nobody could renew: each gets one whole lease from now.
 local hold = tonumber(meta[9] or 0)
@@ -14,7 +14,7 @@ else
   redis.call('HSET', key('meta'), 'pulse', micros(now))
 end
 local ready, oldest, next_due = 0, nil, nil
-for _, priority in ipairs(redis.call('ZREVRANGE', key('prios'), 0, -1)) do
+for priority in priorities(meta[10]) do
   local zset = key('due:' .. priority)
   local count = redis.call('ZCOUNT', zset, '-inf', micros(now))
   ready = ready + count

@@ -2,12 +2,13 @@
 -- ARGV: scheduled | ready | done | dead | cancelled | expired
 -- Returns how many.
 local state = ARGV[1]
-local now = clock(redis.call('HGET', key('meta'), 'offset'))
+local meta = redis.call('HMGET', key('meta'), 'offset', 'prios')
+local now = clock(meta[1])
 local ids = {}
 if state == 'scheduled' or state == 'ready' then
   local low, high = '-inf', micros(now)
   if state == 'scheduled' then low, high = '(' .. micros(now), '+inf' end
-  for _, priority in ipairs(redis.call('ZREVRANGE', key('prios'), 0, -1)) do
+  for priority in priorities(meta[2]) do
     local zset = key('due:' .. priority)
     local batch = redis.call('ZRANGEBYSCORE', zset, low, high, 'LIMIT', 0, 256 - #ids)
     if #batch > 0 then redis.call('ZREM', zset, unpack(batch)) end
@@ -26,6 +27,5 @@ else
   if #ids > 0 then redis.call('HINCRBY', key('meta'), 'cut:' .. state, #ids) end
 end
 if #ids == 0 then return 0 end
-redis.call('HDEL', key('ended'), unpack(ids))
-redis.call('HDEL', key('jobs'), unpack(ids))
+forget(ids)
 return #ids

@@ -1,15 +1,17 @@
 -- Changes a job that waits or has ended, if it still is as its reviser saw it.
 -- ARGV: id, where (waiting|ended), progress as seen ('' if none), verb, then
 --   finish: progress, digest ('' if not remembered), keep_done_max    waiting -> cancelled
---   due:    'now'|'in'|'at', micros                                   waiting -> another due time
+--   due:    'now'|'in'|'at', micros, progress                         waiting -> another due time
 --   revive: progress, priority                                        ended   -> waiting, due now
 --   delete:                                                           waiting or ended -> forgotten
+-- Progress is given as 'TOKEN {json}'; that of a waiting job is kept with its due time, 'TOKEN DUE {json}'.
 -- Returns 1 done | 0 it has changed meanwhile
 local id, where, seen, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local now = clock(redis.call('HGET', key('meta'), 'offset'))
+local meta = redis.call('HMGET', key('meta'), 'offset', 'prios')
+local now = clock(meta[1])
 local zset, priority
 if where == 'waiting' then
-  for _, p in ipairs(redis.call('ZREVRANGE', key('prios'), 0, -1)) do
+  for p in priorities(meta[2]) do
     if redis.call('ZSCORE', key('due:' .. p), id) then
       zset, priority = key('due:' .. p), p
       break
@@ -19,6 +21,8 @@ if where == 'waiting' then
 elseif redis.call('HGET', key('ended'), id) ~= seen then
   return 0
 end
+
+local function due_beside(progress, due) return (string.gsub(progress, ' ', ' ' .. micros(due) .. ' ', 1)) end
 
 local function leave_ended()
   for _, list in ipairs({ 'cancelled', 'expired', 'done' }) do
@@ -36,23 +40,23 @@ if verb == 'finish' then
   redis.call('HINCRBY', key('meta'), 'ended', 1)
   if ARGV[6] ~= '' then
     redis.call('HSET', key('digests'), id, ARGV[6])
-    redis.call('ZADD', key('remembered'), math.floor(now / 1000), id)
+    redis.call('ZADD', key('remembered'), micros(now / 1000), id)
   end
-  cut('cancelled', tonumber(ARGV[7]))
+  cut('cancelled', redis.call('LLEN', key('cancelled')), tonumber(ARGV[7]))
 elseif verb == 'due' then
   local due = now
   if ARGV[5] == 'in' then due = now + tonumber(ARGV[6]) elseif ARGV[5] == 'at' then due = tonumber(ARGV[6]) end
-  redis.call('ZADD', zset, due, id)
-  if ARGV[7] then redis.call('HSET', key('progress'), id, ARGV[7]) end
+  redis.call('ZADD', zset, micros(due), id)
+  redis.call('HSET', key('progress'), id, due_beside(ARGV[7], due))
   redis.call('PUBLISH', key('hints'), due <= now and 'work 1 -' or 'work 0 ' .. micros(due))
 elseif verb == 'revive' then
   leave_ended()
   redis.call('HDEL', key('ended'), id)
   redis.call('HDEL', key('digests'), id)
   redis.call('ZREM', key('remembered'), id)
-  redis.call('HSET', key('progress'), id, ARGV[5])
-  redis.call('ZADD', key('due:' .. ARGV[6]), now, id)
-  redis.call('ZADD', key('prios'), ARGV[6], ARGV[6])
+  redis.call('HSET', key('progress'), id, due_beside(ARGV[5], now))
+  redis.call('ZADD', key('due:' .. ARGV[6]), micros(now), id)
+  redis.call('HSET', key('meta'), 'prios', with_priority(meta[2], ARGV[6]))
   redis.call('HINCRBY', key('meta'), 'waiting', 1)
   redis.call('PUBLISH', key('hints'), 'work 1 -')
 else

@@ -4,38 +4,34 @@
 local now = math.floor(clock(redis.call('HGET', key('meta'), 'offset')) / 1000)
 local more = 0
 for _, list in ipairs({ 'done', 'cancelled', 'expired' }) do
-  if cut(list, tonumber(ARGV[1])) == 512 then more = 1 end
-  -- The list is in the order of ending; the time stands in the progress as "ended":MS.
+  if cut(list, redis.call('LLEN', key(list)), tonumber(ARGV[1])) == 512 then more = 1 end
+  -- The list is in the order of ending; the time stands in the progress, in one of its two forms.
   local oldest = redis.call('LRANGE', key(list), 0, 127)
   local old = 0
   if #oldest > 0 then
     local kept = redis.call('HMGET', key('ended'), unpack(oldest))
     for i = 1, #oldest do
-      local ended = kept[i] and string.match(kept[i], '"ended":(%d+)')
+      local ended = kept[i] and (string.match(kept[i], '^%d+ done (%d+) ') or string.match(kept[i], '"ended":(%d+)'))
       if ended and tonumber(ended) > now - tonumber(ARGV[2]) then break end
       old = i
     end
   end
   if old > 0 then
     local gone = redis.call('LPOP', key(list), old)
-    redis.call('HDEL', key('ended'), unpack(gone))
-    redis.call('HDEL', key('jobs'), unpack(gone))
+    forget(gone)
     redis.call('HINCRBY', key('meta'), 'cut:' .. list, old)
     if old == 128 then more = 1 end
   end
 end
-local function expire(zset, max, keep, forget)
+local function expire(zset, max, keep, drop)
   local over = math.max(redis.call('ZCARD', key(zset)) - max, redis.call('ZCOUNT', key(zset), '-inf', now - keep))
   if over <= 0 then return end
   local old = redis.call('ZRANGE', key(zset), 0, math.min(over, 256) - 1)
   redis.call('ZREM', key(zset), unpack(old))
-  forget(old)
+  drop(old)
   if over > 256 then more = 1 end
 end
-expire('dead', tonumber(ARGV[3]), tonumber(ARGV[4]), function(old)
-  redis.call('HDEL', key('ended'), unpack(old))
-  redis.call('HDEL', key('jobs'), unpack(old))
-end)
+expire('dead', tonumber(ARGV[3]), tonumber(ARGV[4]), forget)
 expire('remembered', tonumber(ARGV[5]), tonumber(ARGV[6]), function(old)
   redis.call('HDEL', key('digests'), unpack(old))
 end)
