@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::DONE;
+use super::explain::is_of_unknown_kind;
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::fleet::Fleet;
@@ -195,7 +196,7 @@ async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Re
     for queue in context.queues(store).await? {
         let view = store.overview(&queue).await?;
         neglect(context, &fleet, &view, findings);
-        strangers(store, &fleet, &queue, findings).await?;
+        strangers(store, &fleet, &queue, &view, findings).await?;
         unheard(store, &fleet, &queue, &view, findings).await?;
         room(context, store, &queue, &view, findings).await?;
         idle &= view.scheduled + view.ready + view.inbox == 0;
@@ -294,20 +295,30 @@ fn neglect(context: &Context, fleet: &Fleet, view: &QueueView, findings: &mut Fi
     }
 }
 
-/// Ready jobs, of the first that would go, whose kind no pool of the queue knows.
+/// Waiting jobs, of the first that would go, whose kind no pool of the queue knows: by what pools say of themselves, or
+/// because the last worker that took them put them back for it, to be offered again a little later.
 async fn strangers(
     store: &Store,
     fleet: &Fleet,
     queue: &QueueName,
+    view: &QueueView,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
-    if fleet.pools_of(queue.as_str()).all(|(_, pool)| pool.kinds.is_none()) {
-        return Ok(());
+    let mut kinds = BTreeSet::new();
+    for (state, count) in [(State::Ready, view.ready), (State::Scheduled, view.scheduled)] {
+        if count == 0 {
+            continue;
+        }
+        for found in store.list(queue, state, None, MAX_BATCH).await?.found {
+            let Ok(kind) = found.record.decode().map(|spec| spec.kind) else { continue };
+            let put_back = found.progress.attempts.last().is_some_and(is_of_unknown_kind);
+            let unsaid = || kind.as_deref().is_some_and(|kind| fleet.is_stranger(queue.as_str(), kind));
+            if put_back || unsaid() {
+                kinds.insert(kind.unwrap_or_default());
+            }
+        }
     }
-    let page = store.list(queue, State::Ready, None, MAX_BATCH).await?;
-    let kinds: BTreeSet<String> =
-        page.found.iter().filter_map(|found| found.record.decode().ok()?.kind).collect();
-    for kind in kinds.iter().filter(|kind| fleet.is_stranger(queue.as_str(), kind)) {
+    for kind in kinds {
         findings.warning(
             "kinds",
             format!("jobs of {queue} wait whose kind {kind:?} no running pool knows"),

@@ -1,6 +1,6 @@
 //! `job explain`: in words, why a job is not running, why it ran more than once, and when it will run.
 
-use roundsman_shared::job::progress::AttemptEnd;
+use roundsman_shared::job::progress::{Attempt, AttemptEnd};
 use roundsman_shared::job::view::{Found, Place, Unacked};
 use roundsman_shared::job::{JobView, Progress, State};
 use roundsman_shared::settings::QueueSettings;
@@ -95,6 +95,10 @@ impl Facts<'_> {
         let last = job.attempts.last();
         let error = || job.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         let why = match last.and_then(|attempt| attempt.outcome) {
+            Some(AttemptEnd::GaveBack) if self.kind_is_unknown() => format!(
+                "no worker that took it knows its kind{}; it is left for one that does, and offered again then",
+                self.quoted_kind()
+            ),
             Some(AttemptEnd::Retry | AttemptEnd::TimedOut) => {
                 let most = job.max_attempts.unwrap_or(self.policy.max_attempts);
                 format!(
@@ -117,6 +121,15 @@ impl Facts<'_> {
         reasons
     }
 
+    /// Whether the last worker that took it put it back because it has no handler for its kind.
+    fn kind_is_unknown(&self) -> bool {
+        self.progress.attempts.last().is_some_and(is_of_unknown_kind)
+    }
+
+    fn quoted_kind(&self) -> String {
+        self.job.kind.as_ref().map_or_else(String::new, |kind| format!(" {kind:?}"))
+    }
+
     fn paused(&self) -> Option<String> {
         let queue = &self.job.queue;
         self.queue
@@ -129,8 +142,10 @@ impl Facts<'_> {
         let mut reasons = vec![format!("it has been due since {}", moment(job.due, self.now))];
         reasons.extend(self.paused());
         reasons.extend(self.fleet.neglect(name));
-        if let Some(kind) = job.kind.as_deref().filter(|kind| self.fleet.is_stranger(name, kind)) {
-            reasons.push(format!("no running pool knows its kind {kind:?}; it is left for one that does"));
+        let kind = job.kind.as_deref();
+        if self.kind_is_unknown() || kind.is_some_and(|kind| self.fleet.is_stranger(name, kind)) {
+            let kind = self.quoted_kind();
+            reasons.push(format!("no running pool knows its kind{kind}; it is left for one that does"));
         }
         match self.ahead {
             Some(0) => reasons.push("no other job of the queue goes before it".to_owned()),
@@ -233,15 +248,21 @@ impl Facts<'_> {
                     attempt.attempt,
                     attempt.worker,
                     attempt.host,
-                    attempt.outcome.map_or("goes on", in_words)
+                    attempt.outcome.map_or("goes on", |outcome| in_words(outcome, attempt.error.is_some()))
                 )
             })
             .collect()
     }
 }
 
-const fn in_words(end: AttemptEnd) -> &'static str {
+/// A worker that puts a job back gives a reason only where it knows no such kind.
+pub(super) fn is_of_unknown_kind(attempt: &Attempt) -> bool {
+    attempt.outcome == AttemptEnd::GaveBack && attempt.error.is_some()
+}
+
+const fn in_words(end: AttemptEnd, has_reason: bool) -> &'static str {
     match end {
+        AttemptEnd::GaveBack if has_reason => "was put back by its worker",
         AttemptEnd::Done => "ended well",
         AttemptEnd::Retry => "failed",
         AttemptEnd::Snooze => "was put off by its handler",

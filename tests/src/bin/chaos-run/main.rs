@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! chaos-run symbolicate    crash reports made readable while workers are killed; every trace held against binutils
+//! chaos-run handover       kill -9 of workers in mid-job: how soon each job is started by another worker
 //! chaos-run kills          kill -9 of workers, masters and supervisors
 //! chaos-run pauses         workers, the store and the whole tree stopped and let go on
 //! chaos-run full           the store at its memory limit, with a backlog to drain
@@ -12,6 +13,7 @@
 
 mod audit;
 mod full;
+mod handover;
 mod kills;
 mod load;
 mod nemesis;
@@ -31,7 +33,7 @@ use crate::report::Report;
 /// Whatever keeps a run from being made; a broken promise is no error but a part of the report.
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: chaos-run symbolicate|kills|pauses|full|outages [--jobs N] [--kills K] [--every MS] \
+const USAGE: &str = "usage: chaos-run symbolicate|handover|kills|pauses|full|outages [--jobs N] [--kills K] [--every MS] \
 [--seed S] [--store redis|sqlite] [--row NAME] [--seconds N] [--keep FOLDER]";
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     };
     let done = match run.as_str() {
         "symbolicate" => symbolicate::run(&options).map(|report| vec![report]),
+        "handover" => handover::run(&options).map(|report| vec![report]),
         "kills" => kills::run(&options).map(|report| vec![report]),
         "pauses" => pauses::run(&options),
         "full" => full::run(&options).map(|report| vec![report]),
