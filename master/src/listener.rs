@@ -7,6 +7,8 @@
 //! pulse, once a second ┘─→ Pulse ───────────→ loop ─→ scaling, upkeep
 //! ```
 //!
+//! A queue in which nothing waits or runs is only glanced at, for one command a second, until that shows any change.
+//!
 //! A pulse is also what is learned from an alarm that rang: the next due time of the queue. Pulses run beside the
 //! listening, one at a time a queue, so that a slow store delays no hint.
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use roundsman_shared::clock::{Mono, SKEW_GUARD, StoreClock, StoreTime};
 use roundsman_shared::names::QueueName;
-use roundsman_shared::store::{Hint, Pulse, Store, StoreConfig, StoreError};
+use roundsman_shared::store::{Glimpse, Hint, Pulse, Store, StoreConfig, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -24,6 +26,8 @@ use crate::event::Event;
 
 /// Between two looks at everything.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two whole looks at a queue in which nothing happens.
+const LOOK_ASLEEP: Duration = Duration::from_secs(20);
 /// Between two tries to open the store.
 const REOPEN: Duration = Duration::from_millis(500);
 /// Readings of the store's clock that are compared: the tightest counts.
@@ -63,6 +67,7 @@ pub(crate) fn start(
             pulses: JoinSet::new(),
             pulsing: BTreeSet::new(),
             again: BTreeSet::new(),
+            asleep: BTreeMap::new(),
             blind: false,
         };
         listener.serve(inbox).await;
@@ -104,11 +109,20 @@ struct Listener {
     /// When the next job of a queue falls due.
     due: BTreeMap<QueueName, StoreTime>,
     readings: VecDeque<StoreClock>,
-    pulses: JoinSet<(QueueName, Mono, Mono, Result<Pulse, StoreError>)>,
+    pulses: JoinSet<(QueueName, Looked)>,
     pulsing: BTreeSet<QueueName>,
     /// Queues to look at again once the present look is over.
     again: BTreeSet<QueueName>,
+    /// Queues in which nothing waited or ran when they were looked at last: what was seen, and when.
+    asleep: BTreeMap<QueueName, (Glimpse, Mono)>,
     blind: bool,
+}
+
+/// What a look brought.
+enum Looked {
+    /// Sent and received.
+    Pulse(Mono, Mono, Result<Pulse, StoreError>),
+    Glimpse(Result<Glimpse, StoreError>),
 }
 
 impl Listener {
@@ -124,8 +138,13 @@ impl Listener {
                     Some(hint) => self.hint(hint).await,
                     None => hints = None,
                 },
-                Some(Ok((queue, sent, received, answer))) = self.pulses.join_next(), if !self.pulses.is_empty() => {
-                    self.looked(queue, sent, received, answer).await;
+                Some(Ok((queue, looked))) = self.pulses.join_next(), if !self.pulses.is_empty() => {
+                    self.pulsing.remove(&queue);
+                    match looked {
+                        _ if !self.queues.contains(&queue) => {}
+                        Looked::Pulse(sent, received, answer) => self.looked(queue, sent, received, answer).await,
+                        Looked::Glimpse(answer) => self.glanced(queue, answer).await,
+                    }
                 }
                 order = orders.recv() => match order {
                     None => return,
@@ -140,7 +159,7 @@ impl Listener {
                     if hints.is_none() && !self.blind && !self.queues.is_empty() {
                         hints = self.store.listen(&self.queues, &self.host).await.ok();
                     }
-                    self.look_at_all();
+                    self.watch();
                 }
             }
             self.set_alarm();
@@ -153,7 +172,25 @@ impl Listener {
         }
     }
 
+    /// Once a second.
+    fn watch(&mut self) {
+        let now = Mono::now();
+        for queue in self.queues.clone() {
+            let sleeps = self.asleep.get(&queue).is_some_and(|(_, at)| now.since(*at) < LOOK_ASLEEP);
+            if !sleeps {
+                self.look(queue);
+            } else if self.pulsing.insert(queue.clone()) {
+                let store = self.store.clone();
+                self.pulses.spawn(async move {
+                    let answer = store.glimpse(&queue).await;
+                    (queue, Looked::Glimpse(answer))
+                });
+            }
+        }
+    }
+
     fn look(&mut self, queue: QueueName) {
+        self.asleep.remove(&queue);
         if !self.pulsing.insert(queue.clone()) {
             self.again.insert(queue);
             return;
@@ -162,7 +199,7 @@ impl Listener {
         self.pulses.spawn(async move {
             let sent = Mono::now();
             let answer = store.pulse(&queue, lease).await;
-            (queue, sent, Mono::now(), answer)
+            (queue, Looked::Pulse(sent, Mono::now(), answer))
         });
     }
 
@@ -173,10 +210,6 @@ impl Listener {
         received: Mono,
         answer: Result<Pulse, StoreError>,
     ) {
-        self.pulsing.remove(&queue);
-        if !self.queues.contains(&queue) {
-            return;
-        }
         match answer {
             Ok(pulse) => {
                 self.see(false).await;
@@ -196,14 +229,35 @@ impl Listener {
                 if self.again.remove(&queue) {
                     self.look(queue.clone());
                 }
+                if pulse.waiting + pulse.running + pulse.outbox + pulse.inbox == 0
+                    && !self.pulsing.contains(&queue)
+                {
+                    self.asleep.insert(queue.clone(), (pulse.glimpse(), received));
+                }
                 let _ = self.events.send(Event::Pulse { queue, pulse, clock }).await;
             }
-            Err(error) => {
-                self.again.remove(&queue);
-                tracing::debug!(%queue, %error, "a look failed");
-                self.see(!matches!(error, StoreError::NearLimit(_) | StoreError::Corrupt(_))).await;
-            }
+            Err(error) => self.failed(&queue, &error).await,
         }
+    }
+
+    async fn glanced(&mut self, queue: QueueName, answer: Result<Glimpse, StoreError>) {
+        match answer {
+            Ok(glimpse) => {
+                self.see(false).await;
+                let same = self.asleep.get(&queue).is_some_and(|(seen, _)| *seen == glimpse);
+                if self.again.remove(&queue) || !same {
+                    self.look(queue);
+                }
+            }
+            Err(error) => self.failed(&queue, &error).await,
+        }
+    }
+
+    async fn failed(&mut self, queue: &QueueName, error: &StoreError) {
+        self.again.remove(queue);
+        self.asleep.remove(queue);
+        tracing::debug!(%queue, %error, "a look failed");
+        self.see(!matches!(error, StoreError::NearLimit(_) | StoreError::Corrupt(_))).await;
     }
 
     /// Whether the store's clock has jumped since the last reading; if so the queue's is corrected, and nothing that
@@ -238,6 +292,7 @@ impl Listener {
     async fn hint(&mut self, hint: Hint) {
         match hint {
             Hint::Work { queue, due, next_due } => {
+                self.asleep.remove(&queue);
                 if let Some(next) = next_due {
                     let known = self.due.entry(queue.clone()).or_insert(next);
                     *known = next.min(*known);

@@ -8,7 +8,7 @@ use roundsman_shared::names::WorkerId;
 use serde::{Deserialize, Serialize};
 
 /// Written so often even without news.
-const RENEW: Duration = Duration::from_secs(5);
+const RENEW: Duration = Duration::from_secs(6);
 /// Written at most so often with news.
 const NEWS: Duration = Duration::from_millis(200);
 /// The entry is forgotten when it is not renewed for so long.
@@ -171,7 +171,7 @@ mod tests {
         assert!(schedule.due(at(201), || record("busy", 1)).is_some());
         schedule.done();
         assert!(schedule.due(at(3000), || record("busy", 2)).is_none(), "memory is no news");
-        assert!(schedule.due(at(5202), || record("busy", 2)).is_some());
+        assert!(schedule.due(at(6202), || record("busy", 2)).is_some());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::event::Event;
 
 /// A queue in which nothing ends is trimmed so often, for what grows old.
-const TRIM_IDLE: Duration = Duration::from_secs(60);
+const TRIM_IDLE: Duration = Duration::from_secs(300);
 /// Pieces of one queue's trimming before others have their turn.
 const TRIMS: usize = 8;
 /// Batches of follow-ups that are moved before others have their turn.
@@ -161,6 +161,6 @@ mod tests {
         upkeep.done(&queue, Work::Live { version: 2 });
         upkeep.done(&queue, Work::Outbox);
         assert_eq!(upkeep.look(at(6), &queue, &news), [Work::Outbox]);
-        assert_eq!(upkeep.look(at(64), &queue, &news), [Work::Trim]);
+        assert_eq!(upkeep.look(at(304), &queue, &news), [Work::Trim]);
     }
 }

@@ -33,7 +33,7 @@ const WAIT: Duration = Duration::from_secs(20);
 /// Between tries while the queue is full or Redis away.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often lists of hosts that are gone are looked for.
-const LOOK_FOR_LEFTOVERS: Duration = Duration::from_secs(10);
+const LOOK_FOR_LEFTOVERS: Duration = Duration::from_secs(20);
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the role; answers the exit code.

@@ -126,9 +126,12 @@ verbs! {
     /// What a worker holds under lease in a queue, with records, at most [`MAX_BATCH`].
     unacked(queue: &QueueName, worker: &WorkerId) -> Vec<Held>;
 
-    /// Looks at a queue, and at whose lease has lapsed. Called once a second by each master; a gap in these calls of
-    /// more than 3 s means that nobody could renew, and holds back lapsing for one lease.
+    /// Looks at a queue, and at whose lease has lapsed. Called once a second by each master while anything waits or runs;
+    /// a gap in these calls of more than 3 s means that nobody could renew, and holds back lapsing for one lease.
     pulse(queue: &QueueName, lease: Duration) -> Pulse;
+
+    /// Whether anything has happened in a queue, for one command: what a pulse costs is not spent on a queue that sleeps.
+    glimpse(queue: &QueueName) -> Glimpse;
 
     /// Corrects the queue's clock when it stands more than [`crate::clock::SKEW_GUARD`] from `expected`, which is what a
     /// reading before and this host's boot-time clock say: after a jump forward nothing starts early, and once the jump

@@ -194,6 +194,28 @@ pub struct Pulse {
     pub ended: u64,
 }
 
+/// What of a queue moves whenever anything happens in it; the least that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Glimpse {
+    /// Scheduled and ready jobs.
+    pub waiting: u64,
+    pub running: u64,
+    pub paused: bool,
+    pub live_version: u64,
+    /// Jobs enqueued and ended since the queue exists.
+    pub enqueued: u64,
+    pub ended: u64,
+}
+
+impl Pulse {
+    /// What a glimpse at the same moment would have shown.
+    #[must_use]
+    pub const fn glimpse(&self) -> Glimpse {
+        let Self { waiting, running, paused, live_version, enqueued, ended, .. } = *self;
+        Glimpse { waiting, running, paused, live_version, enqueued, ended }
+    }
+}
+
 /// The answer to a cancellation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancelled {

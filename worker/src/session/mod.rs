@@ -40,7 +40,7 @@ const ACK_WITHIN: Duration = Duration::from_millis(5);
 /// A job that has run so long is noted as started in the store.
 const MARK_AFTER: Duration = Duration::from_millis(20);
 /// A queue that was found empty is looked at again after so long, even if nobody called.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// The same for a worker without a master to call it.
 const LOOK_AGAIN_ALONE: Duration = Duration::from_millis(500);
 /// Between tries of a store that does not answer.

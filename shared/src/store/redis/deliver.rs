@@ -13,8 +13,8 @@ use crate::job::settle::{Again, Delivery, FollowUp, Settlement, Write};
 use crate::job::{Due, FinalState, NewJob, Progress, Record};
 use crate::names::{JobId, QueueName, WorkerId};
 use crate::store::{
-    Answer, Held, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, Retention, SettleRequest,
-    StoreError,
+    Answer, Glimpse, Held, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, Retention,
+    SettleRequest, StoreError,
 };
 
 /// A silence of pulses longer than this means that nobody could renew.
@@ -174,6 +174,19 @@ impl RedisStore {
         Ok(pulse)
     }
 
+    /// See [`crate::store::Store::glimpse`].
+    pub async fn glimpse(&self, queue: &QueueName) -> Result<Glimpse, StoreError> {
+        let mut call = redis::cmd("HMGET");
+        call.arg(self.keys.of(queue, "meta"));
+        for field in ["waiting", "running", "paused", "live", "enqueued", "ended"] {
+            call.arg(field);
+        }
+        let fields: Vec<Option<u64>> = self.link.query(&call).await?;
+        let at = |at: usize| fields.get(at).copied().flatten().unwrap_or(0);
+        let (waiting, running, paused, live_version) = (at(0), at(1), at(2) == 1, at(3));
+        Ok(Glimpse { waiting, running, paused, live_version, enqueued: at(4), ended: at(5) })
+    }
+
     /// See [`crate::store::Store::trim`].
     pub async fn trim(&self, queue: &QueueName, retention: &Retention) -> Result<bool, StoreError> {
         let mut call = self.link.scripts.trim.call(&self.keys.base(queue));
@@ -269,7 +282,7 @@ fn answers_in_order(request: &SettleRequest, digits: &str) -> Result<Vec<Answer>
     Ok(digits.bytes().map(answer).collect())
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

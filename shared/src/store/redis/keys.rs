@@ -25,7 +25,7 @@
 //! | `:live` | hash | live settings |
 //! | `:hints` | channel | that there is something to do |
 //!
-//! Beside the queues: `NAMESPACE:queues` (set), `NAMESPACE:hosts` and `NAMESPACE:host-leases`.
+//! Beside the queues: `NAMESPACE:queues` (set), `{NAMESPACE}:hosts` (hash) and `{NAMESPACE}:host-leases` (sorted set).
 
 use crate::names::{Namespace, QueueName};
 
@@ -62,12 +62,17 @@ impl Keys {
         format!("{}:queues", self.namespace)
     }
 
+    /// The base of the keys of the hosts.
+    pub(super) fn registry(&self) -> String {
+        format!("{{{}}}", self.namespace)
+    }
+
     pub(super) fn hosts(&self) -> String {
-        format!("{}:hosts", self.namespace)
+        format!("{}:hosts", self.registry())
     }
 
     pub(super) fn host_leases(&self) -> String {
-        format!("{}:host-leases", self.namespace)
+        format!("{}:host-leases", self.registry())
     }
 }
 

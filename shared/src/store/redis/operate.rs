@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use redis::Cmd;
 
 use super::RedisStore;
-use super::deliver::Kept;
+use super::deliver::{Kept, millis};
 use super::enqueue::due_args;
 use crate::job::progress::Progress;
 use crate::job::view::{Found, Place};
@@ -181,13 +181,9 @@ impl RedisStore {
 
     /// See [`crate::store::Store::beat`].
     pub async fn beat(&self, beat: &HostBeat) -> Result<(), StoreError> {
-        let until = self.clock().await?.reading + beat.lease;
-        self.link
-            .query::<i64>(redis::cmd("HSET").arg(self.keys.hosts()).arg(&beat.host).arg(&beat.record))
-            .await?;
-        let leases = self.keys.host_leases();
-        self.link.query::<i64>(redis::cmd("ZADD").arg(leases).arg(until.as_millis()).arg(&beat.host)).await?;
-        Ok(())
+        let mut call = self.link.scripts.beat.call(&self.keys.registry());
+        call.arg(&beat.host).arg(&beat.record).arg(millis(beat.lease));
+        self.link.run_one(call).await.map(|_| ())
     }
 
     /// See [`crate::store::Store::leave`].

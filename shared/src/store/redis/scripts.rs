@@ -54,6 +54,7 @@ pub(super) struct Scripts {
     pub(super) purge: Script,
     pub(super) bury: Script,
     pub(super) steer: Script,
+    pub(super) beat: Script,
     pub(super) bare_enqueue: Script,
     pub(super) bare_drain: Script,
 }
@@ -74,12 +75,13 @@ impl Scripts {
             purge: script!("purge", " flags=allow-oom"),
             bury: script!("bury", " flags=allow-oom"),
             steer: script!("steer", " flags=allow-oom"),
+            beat: script!("beat", " flags=allow-oom"),
             bare_enqueue: script!("bare_enqueue", ""),
             bare_drain: script!("bare_drain", ""),
         }
     }
 
-    fn all(&self) -> [&Script; 15] {
+    fn all(&self) -> [&Script; 16] {
         [
             &self.enqueue,
             &self.exchange,
@@ -94,6 +96,7 @@ impl Scripts {
             &self.purge,
             &self.bury,
             &self.steer,
+            &self.beat,
             &self.bare_enqueue,
             &self.bare_drain,
         ]

@@ -50,8 +50,9 @@ use self::reader::{Look, Reader};
 use self::tx::{Tx, View};
 use self::writer::{Place, Request, Writer};
 use super::{
-    Answer, Cancelled, Changed, Durability, Enqueued, Held, Hint, HostBeat, Outgoing, Page, PullRequest,
-    Pulled, Pulse, QueueView, RenewRequest, Renewed, Retention, SettleRequest, StoreConfig, StoreError,
+    Answer, Cancelled, Changed, Durability, Enqueued, Glimpse, Held, Hint, HostBeat, Outgoing, Page,
+    PullRequest, Pulled, Pulse, QueueView, RenewRequest, Renewed, Retention, SettleRequest, StoreConfig,
+    StoreError,
 };
 use crate::clock::{Mono, StoreClock};
 use crate::job::spec::Due;
@@ -224,6 +225,11 @@ impl SqliteStore {
     pub async fn pulse(&self, queue: &QueueName, lease: Duration) -> Result<Pulse, StoreError> {
         let queue = queue.clone();
         self.write(false, move |tx| pulse::pulse(tx, &queue, lease)).await
+    }
+
+    pub async fn glimpse(&self, queue: &QueueName) -> Result<Glimpse, StoreError> {
+        let queue = queue.clone();
+        self.read(move |view| pulse::glimpse(view, &queue)).await
     }
 
     /// The clock of a file guards itself, with each reading: see [`guard`].

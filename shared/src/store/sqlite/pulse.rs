@@ -11,7 +11,7 @@ use super::tx::{Tx, View, code, rows};
 use crate::clock::StoreTime;
 use crate::job::FinalState;
 use crate::names::{QueueName, WorkerId};
-use crate::store::{MAX_BATCH, Pulse, Retention};
+use crate::store::{Glimpse, MAX_BATCH, Pulse, Retention};
 
 /// A gap in the pulses of more than this means that nobody could renew either.
 const GAP: Duration = Duration::from_secs(3);
@@ -60,6 +60,18 @@ pub(super) fn pulse(tx: &mut Tx<'_>, name: &QueueName, lease: Duration) -> Resul
         lapsed,
         outbox: queue.outbox,
         inbox: 0,
+        live_version: queue.live_version,
+        enqueued: queue.enqueued,
+        ended: queue.ended,
+    })
+}
+
+pub(super) fn glimpse(view: &View<'_>, name: &QueueName) -> Result<Glimpse, Fault> {
+    let Some(queue) = view.queue(name)? else { return Ok(Glimpse::default()) };
+    Ok(Glimpse {
+        waiting: queue.waiting,
+        running: queue.running,
+        paused: queue.paused,
         live_version: queue.live_version,
         enqueued: queue.enqueued,
         ended: queue.ended,

@@ -20,5 +20,5 @@ local records = redis.call('HMGET', key('jobs'), unpack(ids))
 local joined = table.concat(ids, ' ')
 redis.call('HSET', unacked, now, joined)
 redis.call('ZADD', key('leases'), now, ARGV[1])
-redis.call('HSET', key('meta'), 'waiting', -n, 'running', n, 'ended', n, 'token', now, 'prios', '0')
+redis.call('HSET', key('meta'), 'waiting', -n, 'running', n, 'ended', n, 'token', now, 'prios', '0', 'tried', 0)
 return { now, joined, unpack(records) }

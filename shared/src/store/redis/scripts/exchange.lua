@@ -13,10 +13,12 @@
 local worker, groups = ARGV[1], tonumber(ARGV[9])
 local unacked = key('unacked:' .. worker)
 local meta = redis.call('HMGET', key('meta'), 'offset', 'hold', 'waiting', 'running', 'ended', 'token', 'paused',
-  'live', 'prios')
+  'live', 'prios', 'tried')
 local now = clock(meta[1])
 local waiting, running, ended_total = tonumber(meta[3] or 0), tonumber(meta[4] or 0), tonumber(meta[5] or 0)
 local in_use = meta[9] or ''
+-- Whether any job that has not ended has a progress: most queues' have none for most of the time.
+local tried = meta[10] == '1'
 local answers, changed = {}, false
 
 local function hint(due_now, next_due)
@@ -105,7 +107,7 @@ local function settle()
           redis.call('ZADD', zset, micros(score), id)
           in_use = with_priority(in_use, priority)
           redis.call('HSET', key('progress'), id, prefix .. micros(due) .. string.sub(progress, #prefix))
-          returned = returned + 1
+          returned, tried = returned + 1, true
         else
           ended[#ended + 1] = id
           ended[#ended + 1] = progress
@@ -155,7 +157,9 @@ local function settle()
   if #finished > 0 then
     redis.call('HSET', key('ended'), unpack(ended))
     ended_total = ended_total + #finished
-    if redis.call('EXISTS', key('progress')) == 1 then redis.call('HDEL', key('progress'), unpack(finished)) end
+    if tried and redis.call('HDEL', key('progress'), unpack(finished)) > 0 then
+      tried = redis.call('EXISTS', key('progress')) == 1
+    end
     for list, members in pairs(lists) do
       if #members > 0 then cut(list, redis.call('RPUSH', key(list), unpack(members)), tonumber(ARGV[6])) end
     end
@@ -224,7 +228,7 @@ local function pull()
   end
   if next_due then reply[4] = micros(next_due) end
   if #ids == 0 then
-    redis.call('ZADD', key('leases'), 'XX', until_text, worker)
+    if running > 0 then redis.call('ZADD', key('leases'), 'XX', until_text, worker) end
     return false
   end
 
@@ -233,7 +237,7 @@ local function pull()
   meta[6], reply[3], reply[8] = token, token, table.concat(ids, ' ')
   local records = redis.call('HMGET', key('jobs'), unpack(ids))
   for i = 1, #ids do reply[8 + i] = records[i] or '' end
-  if redis.call('EXISTS', key('progress')) == 1 then
+  if tried then
     local progress = redis.call('HMGET', key('progress'), unpack(ids))
     for i = 1, #ids do reply[8 + #ids + i] = progress[i] or '' end
   end
@@ -249,7 +253,7 @@ local given = ARGV[2] ~= '' and pull()
 if took and (marked or not given) then tidy(marked, taken) end
 if changed then
   redis.call('HSET', key('meta'), 'waiting', micros(waiting), 'running', micros(running), 'ended', micros(ended_total),
-    'token', meta[6] or '0', 'prios', in_use)
+    'token', meta[6] or '0', 'prios', in_use, 'tried', tried and 1 or 0)
 end
 reply[1] = table.concat(answers)
 if ARGV[2] == '' then return { reply[1] } end

@@ -30,7 +30,8 @@ local reply = {
   next_due and micros(next_due) or '', redis.call('LLEN', key('outbox')), redis.call('LLEN', key('inbox')),
   meta[5] or '0', meta[6] or '0', meta[7] or '0',
 }
-if now >= hold then
+-- Where nothing runs nobody holds a lease.
+if now >= hold and tonumber(meta[4] or 0) > 0 then
   local lapsed = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', micros(now), 'LIMIT', 0, 16)
   for _, worker in ipairs(lapsed) do
     if redis.call('EXISTS', key('unacked:' .. worker)) == 0 then

@@ -48,6 +48,7 @@ elseif verb == 'due' then
   if ARGV[5] == 'in' then due = now + tonumber(ARGV[6]) elseif ARGV[5] == 'at' then due = tonumber(ARGV[6]) end
   redis.call('ZADD', zset, micros(due), id)
   redis.call('HSET', key('progress'), id, due_beside(ARGV[7], due))
+  redis.call('HSET', key('meta'), 'tried', 1)
   redis.call('PUBLISH', key('hints'), due <= now and 'work 1 -' or 'work 0 ' .. micros(due))
 elseif verb == 'revive' then
   leave_ended()
@@ -56,7 +57,7 @@ elseif verb == 'revive' then
   redis.call('ZREM', key('remembered'), id)
   redis.call('HSET', key('progress'), id, due_beside(ARGV[5], now))
   redis.call('ZADD', key('due:' .. ARGV[6]), micros(now), id)
-  redis.call('HSET', key('meta'), 'prios', with_priority(meta[2], ARGV[6]))
+  redis.call('HSET', key('meta'), 'prios', with_priority(meta[2], ARGV[6]), 'tried', 1)
   redis.call('HINCRBY', key('meta'), 'waiting', 1)
   redis.call('PUBLISH', key('hints'), 'work 1 -')
 else
