@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use roundsman_shared::clock::Mono;
 use roundsman_shared::job::spec;
 use roundsman_tests::history::{Event, Fault, Role};
 use roundsman_tests::spawn;
@@ -24,7 +25,9 @@ const JOBS: u64 = 500;
 const EVERY: Duration = Duration::from_millis(200);
 const DRAIN: Duration = Duration::from_secs(120);
 /// What one call of the command line enqueues.
-const BATCH: usize = 2_000;
+const BATCH: usize = 250;
+/// Reports come in so fast, not all at once: workers are killed all the while.
+const PACE: Duration = Duration::from_micros(1_500);
 
 pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let jobs = options.jobs.unwrap_or(JOBS);
@@ -45,16 +48,18 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let store = stand.store()?;
     stand.up()?;
     let over = AtomicBool::new(false);
+    let start = Mono::now();
     let (kills, drained) = std::thread::scope(|scope| -> Result<_, Failure> {
         let stand = &stand;
         let killer = scope.spawn(|| kill_workers(stand, &over, options).map_err(|error| error.to_string()));
-        let ended = orders.chunks(BATCH).try_for_each(|batch| enqueue(stand, batch)).and_then(|()| {
+        let ended = feed(stand, &orders).and_then(|()| {
             stand.runtime.block_on(drained(&store, DRAIN + Duration::from_millis(jobs * 100)))
         });
         over.store(true, Ordering::Relaxed);
         let kills = killer.join().map_err(|_panic| "the killer panicked")??;
         Ok((kills, ended?))
     })?;
+    let took = Mono::now().since(start);
 
     let mut report = Report::new("symbolicate");
     report.demand(drained, || "not all reports were answered in time".to_owned());
@@ -78,7 +83,9 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     out.flush()?;
     stand.stop(&mut report)?;
     report.figure("seed", options.seed);
-    report.figure("workers killed", kills);
+    let between = took.as_millis() / u128::from(kills.max(1));
+    report
+        .figure("workers killed", format!("{kills} in {:.1} s, one every {between} ms", took.as_secs_f64()));
     counted.tell(&mut report);
     let done = counted.states.get("done").copied().unwrap_or(0);
     report.demand(done == jobs, || format!("{done} of {jobs} jobs are done"));
@@ -118,6 +125,18 @@ fn reports(folder: &Path, count: u64, seed: u64) -> Result<Vec<Order>, Failure> 
         Ok(Order { id: format!("report-{n}"), payload: spec::compact(line)?, delay: None })
     };
     text.lines().enumerate().map(order).collect()
+}
+
+/// One batch after the other, at the pace at which reports come in.
+fn feed(stand: &Stand, orders: &[Order]) -> Result<(), Failure> {
+    let start = Mono::now();
+    let mut next = start;
+    for batch in orders.chunks(BATCH) {
+        std::thread::sleep(next.since(Mono::now()));
+        enqueue(stand, batch)?;
+        next = next + PACE * u32::try_from(batch.len())?;
+    }
+    Ok(())
 }
 
 /// By the command line, as a user would.
