@@ -79,7 +79,12 @@ async fn open(config: &StoreConfig, events: &mpsc::Sender<Event>) -> Option<Stor
     let mut told = false;
     loop {
         match Store::open(config).await {
-            Ok(store) => return Some(store),
+            Ok(store) => {
+                if told {
+                    let _ = events.send(Event::Blind(false)).await;
+                }
+                return Some(store);
+            }
             Err(error @ (StoreError::Unavailable(_) | StoreError::NearLimit(_))) => {
                 if !told {
                     tracing::warn!(%error, "waiting for the store");

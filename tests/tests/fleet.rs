@@ -19,9 +19,13 @@ mod operate;
 mod parents;
 #[path = "fleet/rig.rs"]
 mod rig;
+#[path = "fleet/spared.rs"]
+mod spared;
 #[path = "fleet/start.rs"]
 mod start;
 #[path = "fleet/stop.rs"]
 mod stop;
 #[path = "fleet/stream.rs"]
 mod stream;
+#[path = "fleet/unfit.rs"]
+mod unfit;

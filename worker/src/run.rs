@@ -423,9 +423,8 @@ impl Loop {
                 actions.push(Action::Leave { code: exit::TIMED_OUT, why });
             }
         }
-        if !running.is_empty() {
-            let _ = self.slots.commands.try_send(Command::Tick);
-        }
+        // Also while nothing runs: an executor at rest is told from a stuck one by this alone.
+        let _ = self.slots.commands.try_send(Command::Tick);
         self.beat(now);
     }
 

@@ -40,6 +40,17 @@ fn bad_jobs_are_refused_with_the_field() {
     ] {
         rig.fails(&[&["enqueue"], arguments].concat(), 2, &[phrase]);
     }
+    for (line, phrase) in [
+        (r#"{"payload":1,"in":"5s","due":1767225600000}"#, "not both"),
+        (r#"{"payload":1,"colour":2}"#, "unknown field `colour`"),
+        (r#"{"payload":1,"id":"a/b"}"#, "id: a job id is made of"),
+        (&format!(r#"{{"payload":{deep}}}"#), "payload: nests deeper than 64"),
+        (r#"{"payload":1,"due":"2199-01-01T00:00:00Z"}"#, "due: lies more than 10 years ahead"),
+    ] {
+        let done = rig.feed(&["enqueue", "q", "--ndjson", "-q"], line);
+        assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{line}: {done:?}");
+        assert!(done.stderr.contains("line 1: ") && done.stderr.contains(phrase), "{line}: {done:?}");
+    }
     assert_eq!(rig.json(&["job", "list"])["jobs"], serde_json::json!([]));
 }
 
@@ -109,7 +120,14 @@ fn a_wrong_configuration_answers_78_with_file_line_and_key() {
         "roundsman: roundsman.toml:2: store.leese: unknown key; did you mean \"lease\"?",
         "roundsman: roundsman.toml:5: pools.default.max_workers: expected a whole number",
     ];
-    for arguments in [&["status"][..], &["config", "check"], &["config", "show", "--json"], &["doctor"]] {
+    for arguments in [
+        &["status"][..],
+        &["config", "check"],
+        &["config", "show", "--json"],
+        &["doctor"],
+        &["up"],
+        &["bench"],
+    ] {
         assert_failed(arguments, &site.cli(arguments).unwrap(), 78, &phrases);
     }
     site.configure("").unwrap();

@@ -79,6 +79,70 @@ fn a_malformed_entry_is_a_dead_letter_and_blocks_nobody() {
     assert!(has(bad, "colour") && has("not json at all", ""), "{shown:?}");
 }
 
+/// Every way for a pushed job to be wrong; each is a dead letter with what was pushed and why.
+#[test]
+fn every_bad_entry_is_a_dead_letter_with_its_reason() {
+    let rig = Rig::with_fixture(Store::Redis, "", "[queues.default]\nmax_payload = \"200B\"\n");
+    let up = rig.up(0);
+    let deep = format!(r#"{{"payload":{}{}}}"#, "[".repeat(65), "]".repeat(65));
+    let long = format!(r#"{{"payload":"{}"}}"#, "x".repeat(200));
+    let bad = [
+        (long.as_str(), "payload: 202 bytes are over the limit of 200"),
+        (deep.as_str(), "payload: nests deeper than 64"),
+        (r#"{"payload":"#, "not a job"),
+        (r"[1,2]", "not a job"),
+        (r#"{"id":"x"}"#, "missing field `payload`"),
+        (r#"{"payload":1,"colour":2}"#, "unknown field `colour`"),
+        (r#"{"payload":1,"id":"a/b"}"#, "id: a job id is made of"),
+        (r#"{"payload":1,"id":""}"#, "id: "),
+        (r#"{"payload":1,"in":"5s","due":1767225600000}"#, "not both"),
+        (r#"{"payload":1,"in":"4000d"}"#, "in: lies more than 10 years ahead"),
+        (r#"{"payload":1,"due":"2199-01-01T00:00:00Z"}"#, "due: lies more than 10 years ahead"),
+        (r#"{"payload":1,"due":"tomorrow"}"#, "RFC 3339"),
+        (r#"{"payload":1,"in":5}"#, "not a job"),
+        (r#"{"payload":1,"priority":256}"#, "priority: must lie between -255 and 255"),
+        (r#"{"payload":1,"max_attempts":0}"#, "max_attempts: "),
+        (r#"{"payload":1,"timeout":"soon"}"#, "timeout: "),
+        (r#"{"payload":1,"expires":1}"#, "expires: lies in the past"),
+        (r#"{"payload":1,"headers":{"a b":"c"}}"#, "headers: \"a b\" is no header name"),
+        (r#"{"payload":1,"unique":"u"}"#, "unique: "),
+        (r#"{"payload":2,"kind":"echo","id":"twice"}"#, "a job of this id with other content"),
+    ];
+    let mut command = vec!["LPUSH", INBOX, r#"{"payload":1,"kind":"echo","id":"twice"}"#];
+    command.extend(bad.iter().map(|(entry, _)| *entry));
+    command.extend([
+        r#"{"payload":1,"kind":"echo","id":"past","due":"2020-01-01T00:00:00Z"}"#,
+        r#"{"payload":3,"kind":"echo","id":"last"}"#,
+    ]);
+    assert_eq!(rig.redis().cli(&command), (bad.len() + 3).to_string());
+    for id in ["twice", "past", "last"] {
+        assert_eq!(rig.wait_state(&up, id, "done")["attempt"], 1);
+    }
+    let dead = rig.json(&["dead", "list"]);
+    let shown: Vec<Value> =
+        dead["jobs"].as_array().unwrap().iter().map(|job| rig.job(job["id"].as_str().unwrap())).collect();
+    assert_eq!(shown.len(), bad.len(), "{shown:?}");
+    for (entry, reason) in bad {
+        let found = shown.iter().find(|job| job["payload"] == entry);
+        let error =
+            found.and_then(|job| job["error"].as_str()).unwrap_or_else(|| panic!("no {entry} in {shown:?}"));
+        assert!(error.contains(reason), "{entry}: no {reason:?} in {error:?}");
+    }
+    // Not text at all.
+    let push = "return redis.call('LPUSH', KEYS[1], '\\255\\254')";
+    assert!(!rig.redis().cli(&["EVAL", push, "1", INBOX]).is_empty());
+    let dead = wait_for("the bytes to be a dead letter", SOON, || {
+        let jobs = rig.json(&["job", "list", "--state", "dead", "--queue", "default"]);
+        let jobs = jobs["jobs"].as_array().unwrap().clone();
+        jobs.iter()
+            .find(|job| rig.job(job["id"].as_str().unwrap())["payload"]["base64"] == "//4=")
+            .cloned()
+            .ok_or_else(|| format!("{jobs:?}"))
+    });
+    let dead = dead.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+    assert!(rig.job(dead["id"].as_str().unwrap())["error"].as_str().unwrap().contains("not UTF-8"), "{dead}");
+}
+
 #[test]
 fn an_intake_that_is_killed_loses_nothing_and_takes_nothing_twice() {
     const ROUNDS: usize = 5;

@@ -36,7 +36,7 @@ macro_rules! on_both {
 pub(crate) use on_both;
 
 pub(crate) struct Rig {
-    server: Option<RedisServer>,
+    pub(crate) server: Option<RedisServer>,
     pub(crate) site: Site,
 }
 
@@ -135,7 +135,13 @@ impl Rig {
         wish: impl Fn(&Value) -> bool,
     ) -> Value {
         let found = wait_for(&format!("job {id}"), deadline, || {
-            let job = self.job(id);
+            let shown = self.run(&["job", "show", id, "--json"]);
+            // Not there yet, as one that is still in an inbox.
+            if shown.code == Some(3) {
+                return Err(shown.stderr);
+            }
+            let job: Value =
+                serde_json::from_str(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {shown:?}"));
             if wish(&job) { Ok(job) } else { Err(job.to_string()) }
         });
         found.unwrap_or_else(|late| panic!("{late}\n{}", log(up)))

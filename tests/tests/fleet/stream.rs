@@ -94,4 +94,20 @@ fn a_program_has_several_jobs_and_its_death_costs_none_of_them(store: Store) {
     .unwrap();
 }
 
-on_both!(the_program_in_the_readme_answers_jobs, a_program_has_several_jobs_and_its_death_costs_none_of_them);
+/// Its exit code says that all is well; the jobs that it had been given say otherwise.
+fn a_program_that_exits_with_0_owes_its_answers(store: Store) {
+    let rig = rig(store, "import sys\nsys.stdin.readline()\nprint('tired', file=sys.stderr)\n");
+    let up = rig.up(0);
+    rig.ok(&["enqueue", "default", "{}", "--id", "a", "--max-attempts", "2"]);
+    let job = rig.wait_state(&up, "a", "dead");
+    assert_eq!(outcomes(&job), ["retry", "retry"], "{job}");
+    let error = job["error"].as_str().unwrap();
+    assert!(error.contains("exited with 0") && error.contains("without an answer"), "{job}");
+    assert_eq!(job["attempts"][0]["stderr_tail"].as_str().map(str::trim_end), Some("tired"), "{job}");
+}
+
+on_both!(
+    a_program_that_exits_with_0_owes_its_answers,
+    the_program_in_the_readme_answers_jobs,
+    a_program_has_several_jobs_and_its_death_costs_none_of_them
+);
