@@ -16,7 +16,7 @@ use std::time::Duration;
 use roundsman_shared::job::record;
 use roundsman_shared::names::QueueName;
 use roundsman_tests::history::{Enqueue, Event, HistoryWriter, Outcome, digest};
-use roundsman_worker::{Failure, FollowUp, Job, Output, Worker};
+use roundsman_worker::{Context, Failure, FollowUp, Job, Output, Worker};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -94,13 +94,15 @@ fn id_of_follow_up<T>(job: &Job<T>, index: usize) -> String {
     format!("{}-{index}", record::digest(&seed))
 }
 
-/// A run from its first act to its last. One that is dropped on the way was told to stop, and is given back.
+/// A run from its first act to its last. One that is dropped on the way because it was told to stop is given back; one
+/// that its process leaves under it has no end.
 struct Run {
     history: Arc<HistoryWriter>,
     queue: String,
     id: String,
     attempt: u32,
     token: u64,
+    context: Context,
     over: bool,
 }
 
@@ -112,6 +114,7 @@ impl Run {
             id: job.id.to_string(),
             attempt: job.attempt,
             token: u64::try_from(job.token)?,
+            context: job.context.clone(),
             over: false,
         };
         run.history.record(Event::Start {
@@ -146,7 +149,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if !self.over {
+        if !self.over && self.context.should_stop() {
             // Nobody is left to be told; the history then shows a run without an end.
             let _ = self.say(Outcome::Released);
         }

@@ -1,5 +1,7 @@
 //! P2, P3, P5 and P8: when a job is handed over, to whom, and why again.
 
+use std::collections::HashSet;
+
 use super::book::{Book, Execution, Fact, Happening, Job, NEVER, What};
 use super::{Findings, Tolerances};
 use crate::history::{Fault, LineRef, Outcome};
@@ -219,8 +221,18 @@ pub(super) fn recovery_is_prompt(book: &Book, tolerances: &Tolerances, findings:
 
 /// A snooze and a give-back leave the attempt as it was; a retry raises it.
 ///
-/// A run whose process died before its word can have been acknowledged is judged as cut off, not by that word.
+/// A run whose process died before its word can have been acknowledged is judged as cut off, not by that word. One that
+/// leaves by itself has its acks sent first, unless it leaves because its leases are about to lapse: then it also leaves
+/// others of its jobs unfinished.
 pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, findings: &mut Findings) {
+    let last = |run: &Execution| run.process.iter().find(|it| it.is_end()).copied();
+    let in_haste: HashSet<LineRef> = book
+        .jobs
+        .iter()
+        .flat_map(|job| book.executions(job))
+        .filter(|run| run.end.is_none())
+        .filter_map(|run| Some(last(&run)?.at))
+        .collect();
     for job in &book.jobs {
         if job.facts.iter().any(|fact| matches!(fact.what, What::Revived)) {
             continue;
@@ -228,10 +240,13 @@ pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, 
         for pair in book.executions(job).windows(2) {
             let [one, next] = pair else { continue };
             let Some((end_us, outcome, at)) = one.end else { continue };
-            // One that leaves by itself has its acks sent first.
-            let killed = one.process.iter().find(|it| it.is_end());
-            let killed = killed.is_some_and(|it| matches!(it.what, Happening::Fault(_)));
-            let heard_us = end_us.saturating_add(if killed { tolerances.ack_us } else { 0 });
+            let heard_us = match last(one) {
+                Some(it) if matches!(it.what, Happening::Fault(_)) => {
+                    end_us.saturating_add(tolerances.ack_us)
+                }
+                Some(it) if in_haste.contains(&it.at) => NEVER,
+                _ => end_us,
+            };
             if one.death_us() < next.start.mono_us && one.death_us() <= heard_us {
                 continue;
             }

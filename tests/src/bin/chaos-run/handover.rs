@@ -50,6 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     report.demand(drained, || format!("not drained {DRAIN:?} after the last kill"));
     let counted = audit(&stand, &store, drained, |_| Ok(()))?;
     stand.stop(&mut report)?;
+    stand.demand_taken_for_stuck(0, &mut report);
     stand.demand_logged("signal SIGKILL", &mut report);
     report.figure("seed", options.seed);
     report.figure("workers killed in mid-job", kills);

@@ -75,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     report.demand(drained, || format!("not drained {deadline:?} after the last kill"));
     let counted = audit(&stand, &store, drained, |_| Ok(()))?;
     stand.stop(&mut report)?;
+    stand.demand_taken_for_stuck(0, &mut report);
     watcher.end()?;
     if struck.workers > 0 {
         stand.demand_logged("signal SIGKILL", &mut report);

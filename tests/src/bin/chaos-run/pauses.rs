@@ -94,9 +94,11 @@ fn row(options: &Options, name: &str, target: Target, pause: Duration) -> Result
     let counted = audit(&stand, &store, drained, |_| Ok(()))?;
     stand.stop(&mut report)?;
     watcher.end()?;
-    if target == Target::Worker && pause >= Duration::from_secs(20) {
+    let dies = target == Target::Worker && pause >= Duration::from_secs(20);
+    if dies {
         stand.demand_logged("it has died", &mut report);
     }
+    stand.demand_taken_for_stuck(usize::from(dies), &mut report);
     report.figure("enqueues without an answer", lost);
     report.figure(
         "drained after going on",

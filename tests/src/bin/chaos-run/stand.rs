@@ -142,6 +142,14 @@ impl Stand {
         report.demand(logged, || format!("no log of `up` says {what:?}"));
     }
 
+    /// So many workers, and no other, were taken for stuck by their master.
+    pub(crate) fn demand_taken_for_stuck(&self, expected: usize, report: &mut Report) {
+        let found: usize = self.fleets.iter().map(|up| up.stderr().matches("it is killed: ").count()).sum();
+        report.demand(found == expected, || {
+            format!("{found} workers were killed by their master for being stuck, and {expected} were")
+        });
+    }
+
     /// Stops the fleet as an operator does: it leaves with 0, and nothing that any fleet started is left.
     pub(crate) fn stop(&self, report: &mut Report) -> Result<(), Failure> {
         let fleet = self.fleet()?;

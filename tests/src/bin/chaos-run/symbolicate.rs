@@ -82,6 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     })?;
     out.flush()?;
     stand.stop(&mut report)?;
+    stand.demand_taken_for_stuck(0, &mut report);
     report.figure("seed", options.seed);
     let between = took.as_millis() / u128::from(kills.max(1));
     report
