@@ -22,6 +22,7 @@ use std::fmt;
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
+use url::Url;
 
 /// Failures in a row that open a circuit.
 pub(super) const OPEN_AFTER: u32 = 5;
@@ -50,6 +51,25 @@ pub(super) struct Destination {
     /// A name in lower case, or an address; IPv6 in brackets.
     pub(super) host: String,
     pub(super) port: u16,
+}
+
+impl Destination {
+    pub(super) fn of(url: &Url) -> Self {
+        let usual = match url.scheme() {
+            "amqp" => 5672,
+            "amqps" => 5671,
+            "redis" | "rediss" => 6379,
+            _ => url.port_or_known_default().unwrap_or(0),
+        };
+        // A socket in the file system has no host; its path stands for it.
+        let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or(url.path());
+        let host = if usual == 0 { host } else { host.trim_end_matches('.') };
+        Self {
+            scheme: url.scheme().to_owned(),
+            host: if usual == 0 { host.to_owned() } else { host.to_ascii_lowercase() },
+            port: url.port().unwrap_or(usual),
+        }
+    }
 }
 
 impl fmt::Display for Destination {

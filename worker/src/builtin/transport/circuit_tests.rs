@@ -229,3 +229,17 @@ fn what_is_remembered_is_bounded_and_open_circuits_are_kept() {
     assert_eq!(circuits.known.len(), MAX_KNOWN);
     assert!(held(&mut circuits, 100, "a") > 0);
 }
+
+#[test]
+fn one_server_has_one_name() {
+    for (url, name) in [
+        ("https://Hooks.Example.com./a?b#c", "https://hooks.example.com:443"),
+        ("http://user:pass@0x7f.1:8080/", "http://127.0.0.1:8080"),
+        ("redis://:secret@Host/3", "redis://host:6379"),
+        ("amqp://u:p@[::1]/%2f", "amqp://[::1]:5672"),
+        ("amqps://h", "amqps://h:5671"),
+        ("redis+unix:///run/Redis.sock?db=1", "redis+unix:/run/Redis.sock"),
+    ] {
+        assert_eq!(Destination::of(&Url::parse(url).unwrap()).to_string(), name);
+    }
+}

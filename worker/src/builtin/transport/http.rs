@@ -47,15 +47,6 @@ struct Answer {
     body: Vec<u8>,
 }
 
-/// Which server it is.
-pub(super) fn destination(url: &Url) -> Destination {
-    Destination {
-        scheme: url.scheme().to_owned(),
-        host: url.host_str().unwrap_or("").trim_end_matches('.').to_owned(),
-        port: url.port_or_known_default().unwrap_or(80),
-    }
-}
-
 impl Http {
     /// Sends the letter; answers what became of the job, and what that says of the destination.
     pub(super) async fn deliver(
@@ -79,7 +70,7 @@ impl Http {
         request: hyper::Request<Full<Bytes>>,
         reach: &Reach,
     ) -> Result<Answer, Trouble> {
-        let to = destination(url);
+        let to = Destination::of(url);
         while let Some(mut sender) = self.take(&to) {
             match sender.send_request(request.clone()).await {
                 Ok(response) => return self.read(&to, sender, response).await,

@@ -8,11 +8,15 @@
 //! Everything lives on the slots' thread. Each destination has connections of its own, and `circuit` sees to it that none
 //! of them delays another. What is kept (destinations, idle connections, bytes of answers) is bounded.
 
+mod amqp;
 mod circuit;
 mod connect;
 mod http;
+mod lasting;
+mod redis;
 mod retry_after;
 mod sign;
+mod tcp;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -27,10 +31,13 @@ use roundsman_shared::settings::RedisTarget;
 use tokio::sync::Notify;
 use url::Url;
 
+use self::amqp::Amqp;
 use self::circuit::{Admission, Circuits, Destination, Pass, Verdict};
 use self::connect::{Connector, Trouble};
 use self::http::Http;
+use self::redis::Redis;
 use self::sign::Signer;
+use self::tcp::Tcp;
 use super::stdout::Stdout;
 use crate::api::{Context, Ended, Handler, Patience, Run};
 use crate::session::Task;
@@ -73,6 +80,9 @@ struct Shared {
     seed: Cell<u64>,
     connector: Connector,
     http: Http,
+    amqp: Amqp,
+    redis: Redis,
+    tcp: Tcp,
 }
 
 impl Transport {
@@ -123,6 +133,9 @@ impl Transport {
             seed: Cell::new(Mono::now().as_nanos() ^ (u64::from(std::process::id()) << 40)),
             connector: Connector::default(),
             http: Http::default(),
+            amqp: Amqp::default(),
+            redis: Redis::default(),
+            tcp: Tcp::default(),
         };
         Self { shared: Rc::new(shared) }
     }
@@ -211,6 +224,7 @@ async fn deliver(
             outcome
         }
         Err(_) => {
+            shared.forget(target);
             let error = format!("{to} did not answer within {within:?}");
             leave.verdict = Verdict::Ill(error.clone());
             Outcome::TimedOut { error }
@@ -240,16 +254,22 @@ async fn exchange(
             let (connector, signer) = (&shared.connector, &shared.signer);
             shared.http.deliver(connector, method, url, letter, reach, signer).await
         }
-        Target::Amqp { .. } | Target::Redis { .. } | Target::Tcp { .. } | Target::Stdout => {
-            Err(Trouble::Hopeless(format!("{to} cannot be reached yet")))
+        Target::Amqp { server, exchange, routing_key } => {
+            let connector = &shared.connector;
+            shared.amqp.deliver(connector, server, to, exchange, routing_key, letter, reach).await
         }
+        Target::Redis { server, key } => {
+            shared.redis.deliver(&shared.connector, server, to, key, letter, reach).await
+        }
+        Target::Tcp { .. } => shared.tcp.deliver(to, letter, reach).await,
+        Target::Stdout => Err(Trouble::Hopeless("standard output is no server".to_owned())),
     }
 }
 
 fn destination(target: &Target) -> Destination {
     match target {
         Target::Http { url, .. } | Target::Amqp { server: url, .. } | Target::Redis { server: url, .. } => {
-            http::destination(url)
+            Destination::of(url)
         }
         Target::Tcp { host, port } => {
             Destination { scheme: "tcp".to_owned(), host: host.clone(), port: *port }
@@ -259,6 +279,15 @@ fn destination(target: &Target) -> Destination {
 }
 
 impl Shared {
+    /// What many jobs share is made anew after it did not answer one of them.
+    fn forget(&self, target: &Target) {
+        match target {
+            Target::Amqp { server, .. } => self.amqp.forget(server),
+            Target::Redis { server, .. } => self.redis.forget(server),
+            Target::Http { .. } | Target::Tcp { .. } | Target::Stdout => {}
+        }
+    }
+
     /// Waits until the job may go, or learns when it may.
     async fn leave(&self, to: &Destination) -> Result<Leave<'_>, Outcome> {
         let mut place = None;
