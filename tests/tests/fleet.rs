@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
 
+#[path = "fleet/brokers.rs"]
+mod brokers;
 #[path = "fleet/clock.rs"]
 mod clock;
 #[path = "fleet/deaths.rs"]
@@ -27,5 +29,7 @@ mod start;
 mod stop;
 #[path = "fleet/stream.rs"]
 mod stream;
+#[path = "fleet/transports.rs"]
+mod transports;
 #[path = "fleet/unfit.rs"]
 mod unfit;
