@@ -176,7 +176,7 @@ pub fn closed(address: IpAddr) -> Option<&'static str> {
                 .find(|(network, prefix, _)| within(address, IpAddr::V6(*network), *prefix))
                 .map(|(.., what)| *what);
             let given_to_hosts = v6.segments()[0] & 0xe000 == 0x2000;
-            named.or((!given_to_hosts).then_some("outside of what is given to hosts"))
+            named.or_else(|| (!given_to_hosts).then_some("outside of what is given to hosts"))
         }
     }
 }

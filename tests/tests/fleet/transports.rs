@@ -260,8 +260,9 @@ fn the_dead_and_the_hanging_delay_nobody(store: Store) {
             for (name, url) in &destinations {
                 let payload: Value =
                     serde_json::from_str(&callback("post", url, &json!({"n": number}))).unwrap();
-                lines
-                    .push_str(&format!("{}\n", json!({"id": format!("{name}{number}"), "payload": payload})));
+                let line = json!({"id": format!("{name}{number}"), "payload": payload});
+                lines.push_str(&line.to_string());
+                lines.push('\n');
             }
         }
         let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();

@@ -28,7 +28,7 @@ use url::Url;
 pub(super) const OPEN_AFTER: u32 = 5;
 /// How long it is open first; doubled with each probe that fails.
 const OPEN_FOR: Duration = Duration::from_secs(1);
-const MAX_OPEN: Duration = Duration::from_secs(60);
+const MAX_OPEN: Duration = Duration::from_secs(30);
 /// An exchange under way for so long casts doubt on its destination.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Praise is forgotten after so long.
@@ -39,6 +39,10 @@ const HOLD: Duration = Duration::from_millis(250);
 const HOLD_NEW: Duration = Duration::from_millis(50);
 /// Between the moments that held jobs of one destination are given.
 const APART: Duration = Duration::from_millis(10);
+/// The same for one in doubt, of whose share no more than this can come free.
+const APART_DOUBTFUL: Duration = Duration::from_millis(50);
+/// While a circuit is open, a hundredth of the time it is: the longer it lasts, the less is looked at.
+const APART_OPEN: u32 = 100;
 /// The last of these moments; whoever comes after that is spread over the same time.
 const MAX_ROW: Duration = Duration::from_secs(60);
 /// Destinations that are remembered.
@@ -62,7 +66,7 @@ impl Destination {
             _ => url.port_or_known_default().unwrap_or(0),
         };
         // A socket in the file system has no host; its path stands for it.
-        let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or(url.path());
+        let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or_else(|| url.path());
         let host = if usual == 0 { host } else { host.trim_end_matches('.') };
         Self {
             scheme: url.scheme().to_owned(),
@@ -152,7 +156,7 @@ impl Circuit {
     }
 
     /// The next moment in the row of those held, not before `least` from now.
-    fn hold(&mut self, now: Mono, least: Duration, random: f64) -> Duration {
+    fn hold(&mut self, now: Mono, least: Duration, apart: Duration, random: f64) -> Duration {
         let first = now + least;
         if self.row < first {
             self.row = first;
@@ -161,7 +165,7 @@ impl Circuit {
         if after > least + MAX_ROW {
             return least + MAX_ROW.mul_f64(random);
         }
-        self.row = self.row + APART;
+        self.row = self.row + apart;
         after
     }
 }
@@ -199,16 +203,16 @@ impl Circuits {
         circuit.used = now;
         let probe = match circuit.state {
             State::Closed { .. } => false,
-            State::Open { until, .. } if now < until => {
-                let after = circuit.hold(now, until.since(now), random);
+            State::Open { until, times } if now < until => {
+                let after = circuit.hold(now, until.since(now), apart_open(times), random);
                 return Admission::Hold { after, why: closed_to(to, &circuit.last_error) };
             }
             State::Open { times, .. } => {
                 circuit.state = State::Probing { times };
                 true
             }
-            State::Probing { .. } => {
-                let after = circuit.hold(now, HOLD, random);
+            State::Probing { times } => {
+                let after = circuit.hold(now, HOLD, apart_open(times), random);
                 return Admission::Hold { after, why: closed_to(to, &circuit.last_error) };
             }
         };
@@ -231,8 +235,11 @@ impl Circuits {
         if standing != Standing::Doubtful && own > 0 && waiting < share(1, 4) {
             return Admission::Wait;
         }
-        let least = if standing == Standing::Doubtful { HOLD } else { HOLD_NEW };
-        let after = circuit.hold(now, least, random);
+        let (least, apart) = match standing {
+            Standing::Doubtful => (HOLD, APART_DOUBTFUL),
+            Standing::New | Standing::Brisk => (HOLD_NEW, APART),
+        };
+        let after = circuit.hold(now, least, apart, random);
         Admission::Hold { after, why: format!("{to} has its share of the worker's slots") }
     }
 
@@ -292,10 +299,17 @@ impl Circuits {
     }
 }
 
+fn open_for(times: u32) -> Duration {
+    OPEN_FOR.saturating_mul(1 << times.saturating_sub(1).min(16)).min(MAX_OPEN)
+}
+
+fn apart_open(times: u32) -> Duration {
+    (open_for(times) / APART_OPEN).max(APART)
+}
+
 /// Between half of the time and all of it, so that many workers do not probe in step.
 fn open(now: Mono, times: u32, random: f64) -> State {
-    let longest = OPEN_FOR.saturating_mul(1 << (times - 1).min(16)).min(MAX_OPEN);
-    State::Open { until: now + longest.mul_f64(0.5 + 0.5 * random), times }
+    State::Open { until: now + open_for(times).mul_f64(0.5 + 0.5 * random), times }
 }
 
 fn closed_to(to: &Destination, error: &str) -> String {

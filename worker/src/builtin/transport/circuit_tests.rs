@@ -118,6 +118,21 @@ fn what_was_under_way_before_counts_only_when_it_is_good() {
 }
 
 #[test]
+fn the_longer_it_is_open_the_less_is_looked_at() {
+    let mut circuits = opened();
+    let mut now = 0;
+    for apart in [10, 20, 40, 80, 160, 300, 300] {
+        let (first, second) = (held(&mut circuits, now, "a"), held(&mut circuits, now, "a"));
+        assert_eq!(second - first, apart);
+        now += first;
+        let pass = go(&mut circuits, now, "a");
+        // What stood in the row has come and gone by then.
+        now += 1_000;
+        end(&mut circuits, now, &[pass], &ill());
+    }
+}
+
+#[test]
 fn a_circuit_opens_longer_and_longer_up_to_a_minute() {
     let mut circuits = opened();
     let mut now = 0;
@@ -129,7 +144,7 @@ fn a_circuit_opens_longer_and_longer_up_to_a_minute() {
         let pass = go(&mut circuits, now, "a");
         end(&mut circuits, now, &[pass], &ill());
     }
-    assert_eq!(spans, [750, 1500, 3000, 6000, 12_000, 24_000, 45_000, 45_000, 45_000]);
+    assert_eq!(spans, [750, 1500, 3000, 6000, 12_000, 22_500, 22_500, 22_500, 22_500]);
 }
 
 #[test]
