@@ -21,6 +21,8 @@ mod operate;
 mod parents;
 #[path = "fleet/rig.rs"]
 mod rig;
+#[path = "fleet/secure.rs"]
+mod secure;
 #[path = "fleet/spared.rs"]
 mod spared;
 #[path = "fleet/start.rs"]

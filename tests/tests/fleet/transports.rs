@@ -287,6 +287,8 @@ fn the_dead_and_the_hanging_delay_nobody(store: Store) {
     assert!(charged <= 40, "{charged} attempts were charged\n{}", log(&up));
     let held = jobs.iter().find(|job| job["attempt"] == 0).unwrap();
     assert!(held["error"].as_str().unwrap().contains("is left alone for a while"), "{held}");
+    let why = rig.ok(&["job", "explain", held["id"].as_str().unwrap()]);
+    assert!(why.contains("put it off untried") && why.contains("is left alone for a while"), "{why}");
     // It comes back.
     let back = Receiver::start_on(dead, |_, _| Reply::status(200)).unwrap();
     wait_seen(&up, &back, JOBS);
