@@ -13,6 +13,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use roundsman_tests::rabbit_server::RabbitServer;
 use roundsman_tests::redis_server::{RedisOptions, RedisServer};
+use roundsman_tests::time;
 use roundsman_tests::wait::wait_for;
 use serde_json::{Value, json};
 
@@ -247,11 +248,18 @@ fn a_broker_confirms_before_a_job_is_done() {
     let lines: String = (0..50).map(|n| format!("{{\"id\":\"b{n}\",\"payload\":{n}}}\n")).collect();
     assert_eq!(rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap().code, Some(0));
     rig.wait_job(&up, "b0", SOON, |job| job["error"].is_string());
+    let away = time::mono();
     server.restart().unwrap();
+    let back = time::mono();
     let consumer = Consumer::connect(&server);
     for n in 0..50 {
         rig.wait_state(&up, &format!("b{n}"), "done");
     }
+    figure(&format!(
+        "a broker was away for {:.1} s more, and {:.1} s after its return 50 jobs were done",
+        (back - away).as_secs_f64(),
+        (time::mono() - back).as_secs_f64()
+    ));
     let mut ids: Vec<String> = consumer
         .take("out", 50)
         .iter()

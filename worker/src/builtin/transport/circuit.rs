@@ -43,6 +43,8 @@ const APART: Duration = Duration::from_millis(10);
 const APART_DOUBTFUL: Duration = Duration::from_millis(50);
 /// While a circuit is open, a hundredth of the time it is: the longer it lasts, the less is looked at.
 const APART_OPEN: u32 = 100;
+/// They come in bunches of so many, since a pull and an acknowledgement of many cost little more than of one.
+const BUNCH: u32 = 10;
 /// The last of these moments; whoever comes after that is spread over the same time.
 const MAX_ROW: Duration = Duration::from_secs(60);
 /// Destinations that are remembered.
@@ -158,15 +160,17 @@ impl Circuit {
     /// The next moment in the row of those held, not before `least` from now.
     fn hold(&mut self, now: Mono, least: Duration, apart: Duration, random: f64) -> Duration {
         let first = now + least;
-        if self.row < first {
-            self.row = first;
+        if self.row <= first {
+            self.row = first + apart;
+            return least;
         }
-        let after = self.row.since(now);
-        if after > least + MAX_ROW {
-            return least + MAX_ROW.mul_f64(random);
+        let bunch = apart * BUNCH;
+        if self.row > first + MAX_ROW {
+            return next_multiple(first + MAX_ROW.mul_f64(random), bunch).since(now);
         }
+        let moment = next_multiple(self.row, bunch);
         self.row = self.row + apart;
-        after
+        moment.since(now)
     }
 }
 
@@ -297,6 +301,11 @@ impl Circuits {
             self.known.remove(&oldest);
         }
     }
+}
+
+fn next_multiple(moment: Mono, of: Duration) -> Mono {
+    let of = u64::try_from(of.as_nanos()).unwrap_or(u64::MAX).max(1);
+    Mono::from_nanos(moment.as_nanos().div_ceil(of).saturating_mul(of))
 }
 
 fn open_for(times: u32) -> Duration {

@@ -72,11 +72,11 @@ fn a_story_of_one_circuit() {
         (6, Goes(ill())),
         (7, Goes(ill())),
         (8, Held(749)),
-        (9, Held(758)),
-        (700, Held(77)),
+        (9, Held(791)),
+        (700, Held(100)),
         (757, Goes(ill())),
         (758, Held(1499)),
-        (2256, Held(11)),
+        (2256, Held(144)),
         (2257, Goes(Verdict::Unknown)),
         (2258, Goes(Verdict::Well)),
         (2259, Goes(ill())),
@@ -99,7 +99,7 @@ fn one_job_probes_and_the_others_wait_for_its_end() {
     let mut circuits = opened();
     let probe = go(&mut circuits, 750, "a");
     assert_eq!(held(&mut circuits, 751, "a"), 250);
-    assert_eq!(held(&mut circuits, 752, "a"), 259);
+    assert_eq!(held(&mut circuits, 752, "a"), 348);
     end(&mut circuits, 800, &[probe], &Verdict::Well);
     go(&mut circuits, 801, "a");
 }
@@ -112,7 +112,7 @@ fn what_was_under_way_before_counts_only_when_it_is_good() {
     end(&mut circuits, 10, &before[..5], &ill());
     assert_eq!(held(&mut circuits, 11, "a"), 749);
     end(&mut circuits, 20, &before[5..7], &ill());
-    assert_eq!(held(&mut circuits, 21, "a"), 749, "the second in the row, and no later moment for the probe");
+    assert_eq!(held(&mut circuits, 21, "a"), 779, "the second in the row, and no later moment for the probe");
     end(&mut circuits, 30, &before[7..], &Verdict::Well);
     go(&mut circuits, 31, "a");
 }
@@ -122,11 +122,13 @@ fn the_longer_it_is_open_the_less_is_looked_at() {
     let mut circuits = opened();
     let mut now = 0;
     for apart in [10, 20, 40, 80, 160, 300, 300] {
-        let (first, second) = (held(&mut circuits, now, "a"), held(&mut circuits, now, "a"));
-        assert_eq!(second - first, apart);
+        let mut moments: Vec<u64> = (0..100).map(|_| held(&mut circuits, now, "a")).collect();
+        let (first, last) = (moments[0], moments[99]);
+        assert!((99 * apart..=109 * apart).contains(&(last - first)), "{apart}: {first} to {last}");
+        moments.dedup();
+        assert!(moments.len() <= 12, "{moments:?}");
         now += first;
         let pass = go(&mut circuits, now, "a");
-        // What stood in the row has come and gone by then.
         now += 1_000;
         end(&mut circuits, now, &[pass], &ill());
     }
@@ -159,7 +161,7 @@ fn a_hundred_thousand_held_jobs_come_back_spread_out() {
         }
     }
     assert_eq!(moments[0], 749, "the first comes for the probe");
-    assert!(moments.iter().all(|moment| (749..=749 + 60_010).contains(moment)));
+    assert!(moments.iter().all(|moment| (749..=749 + 60_200).contains(moment)));
     let busiest = (0..61).map(|s| moments.iter().filter(|at| **at / 1000 == s).count()).max().unwrap();
     assert!(busiest < 2_000, "{busiest} in one second");
 }
