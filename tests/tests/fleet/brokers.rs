@@ -213,7 +213,9 @@ fn a_broker_confirms_before_a_job_is_done() {
         &format!(
             "[amqp]\nurl = \"{url}\"\n\
              [pools.lost]\nqueues = [\"lost\"]\nhandler = {{ type = \"amqp\", routing_key = \"nowhere\" }}\n\
-             [pools.none]\nqueues = [\"none\"]\nhandler = {{ type = \"amqp\", exchange = \"none\" }}\n"
+             [pools.none]\nqueues = [\"none\"]\nhandler = {{ type = \"amqp\", exchange = \"none\" }}\n\
+             [queues.lost]\nbackoff = {{ type = \"fixed\", delay = \"200ms\" }}\n\
+             [queues.none]\nbackoff = {{ type = \"fixed\", delay = \"200ms\" }}\n"
         ),
     );
     let up = rig.up(0);
