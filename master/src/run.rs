@@ -267,6 +267,7 @@ impl Master {
             ToChild::Welcome { .. }
             | ToChild::Policies { .. }
             | ToChild::Wake { .. }
+            | ToChild::Look { .. }
             | ToChild::Cancel { .. } => {}
         }
     }

@@ -363,6 +363,7 @@ impl Loop {
     fn message(&mut self, now: Mono, message: Incoming, actions: &mut Vec<Action>) {
         let event = match message {
             Incoming::Message(ToChild::Wake { queue }) => QueueName::new(&queue).ok().map(Event::Wake),
+            Incoming::Message(ToChild::Look { queue }) => QueueName::new(&queue).ok().map(Event::Look),
             Incoming::Message(ToChild::Cancel { queue, id }) => {
                 match (QueueName::new(&queue), JobId::new(&id)) {
                     (Ok(queue), Ok(id)) => Some(Event::Cancel { queue, id }),

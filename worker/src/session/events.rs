@@ -57,6 +57,8 @@ pub(crate) struct Running {
 #[derive(Debug)]
 pub(crate) enum Event {
     Wake(QueueName),
+    /// There may be work in a queue, to be looked at with the next pull.
+    Look(QueueName),
     Exchanged {
         sent: Mono,
         result: Result<(Vec<Answer>, Option<Pulled>), StoreError>,

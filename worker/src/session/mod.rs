@@ -151,6 +151,11 @@ impl Session {
     pub(crate) fn step(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Wake(queue) => self.wake(queue, actions),
+            Event::Look(queue) => {
+                if let Some(at) = self.line(&queue) {
+                    self.lines[at].dry_until = None;
+                }
+            }
             Event::Exchanged { sent, result } => self.exchanged(now, sent, result, actions),
             Event::Renewed { sent, queue, result } => self.renewed(now, sent, &queue, result, actions),
             Event::Reconciled { queue, result } => self.reconciled(now, &queue, result),
