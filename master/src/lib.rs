@@ -10,7 +10,7 @@
 //!                spawn     the one thread that starts processes
 //!                child     a running process: pipes, signals, exit;  stderr: what it writes
 //!                listener  hints, the next due time, a look a second;  alarm: on time
-//!                release   jobs of the dead;  orphans: workers of an earlier master
+//!                release   jobs of the dead;  orphans: workers of an earlier master;  leftovers: what those left
 //!                upkeep    trimming, follow-ups, live settings
 //!                registry  the host's entry for `status`
 //!                parent    the pipe to the supervisor
@@ -24,6 +24,8 @@ mod child;
 mod crew;
 mod event;
 mod fleet;
+#[cfg(target_os = "linux")]
+mod leftovers;
 mod listener;
 mod orphans;
 mod parent;

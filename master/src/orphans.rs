@@ -16,10 +16,10 @@ pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event
         .filter_map(|text| serde_json::from_str::<HostRecord>(text).ok())
         .find(|record| record.host == host);
     for pool in ours.map(|record| record.pools).unwrap_or_default() {
-        let queues: Vec<QueueName> =
-            pool.queues.iter().filter_map(|name| QueueName::new(name).ok()).collect();
         for worker in pool.workers {
-            tokio::spawn(watch(worker.id, worker.pid, worker.started, queues.clone(), events.clone()));
+            let names = if worker.queues.is_empty() { &pool.queues } else { &worker.queues };
+            let queues = names.iter().filter_map(|name| QueueName::new(name).ok()).collect();
+            tokio::spawn(watch(worker.id, worker.pid, worker.started, queues, events.clone()));
         }
     }
     let _ = events.send(Event::Adopted).await;

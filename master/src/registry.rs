@@ -44,7 +44,6 @@ pub(crate) struct PoolRecord {
     pub quarantined: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub saturated: bool,
-    /// Sorted, so that a later master knows where the jobs of its workers lie.
     #[serde(default)]
     pub queues: Vec<String>,
     pub workers: Vec<WorkerRecord>,
@@ -60,6 +59,9 @@ pub(crate) struct WorkerRecord {
     #[serde(default)]
     pub started: u64,
     pub state: String,
+    /// So that a later master knows where its jobs lie.
+    #[serde(default)]
+    pub queues: Vec<String>,
     pub jobs: Vec<JobRecord>,
     /// In bytes.
     pub rss: u64,
@@ -141,6 +143,7 @@ mod tests {
             id: WorkerId::new("box:mail:1:ab").unwrap(),
             pid: 9,
             started: 5,
+            queues: Vec::new(),
             state: state.into(),
             jobs: vec![JobRecord { queue: "q".into(), id: "a".into(), attempt: 1 }],
             rss,

@@ -77,7 +77,13 @@ pub(crate) async fn serve(
     let spawner = Spawner::start(&input.environment)?;
     let around = Surroundings { events: events.clone(), spawner, sink: Sink::start()? };
     let queues = plan.queues();
-    let orders = listener::start(plan.store.clone(), start.host.clone(), queues.clone(), events.clone());
+    let orders = listener::start(
+        plan.store.clone(),
+        plan.durability,
+        start.host.clone(),
+        queues.clone(),
+        events.clone(),
+    );
     let now = Mono::now();
     let master = Master {
         fleet: Fleet::new(start.host.clone(), &plan, around.clone(), now),
@@ -86,6 +92,7 @@ pub(crate) async fn serve(
         parent,
         around,
         orders,
+        listening: queues,
         store: None,
         waiting: Vec::new(),
         releasing: BTreeSet::new(),
@@ -115,6 +122,8 @@ struct Master {
     parent: Parent,
     around: Surroundings,
     orders: mpsc::Sender<Order>,
+    /// What the listener listens for; sorted.
+    listening: Vec<QueueName>,
     store: Option<Store>,
     /// Releases that wait for the store to be opened.
     waiting: Vec<Release>,
@@ -206,6 +215,7 @@ impl Master {
                 if let Some(release) = self.fleet.reaped(&key, exit, tail, now) {
                     self.release(release);
                 }
+                self.listen();
                 self.rescale(now);
             }
             Event::Released { worker, returned } => {
@@ -331,6 +341,17 @@ impl Master {
         }
     }
 
+    /// Listens for what is served, and for what a worker from before a change of settings may still hold.
+    fn listen(&mut self) {
+        let mut queues = self.plan.queues();
+        queues.extend(self.fleet.held_queues().cloned());
+        queues.sort_unstable();
+        queues.dedup();
+        if queues != self.listening && self.orders.try_send(Order::Queues(queues.clone())).is_ok() {
+            self.listening = queues;
+        }
+    }
+
     fn rescale(&mut self, now: Mono) {
         if self.stopping.is_none() {
             self.fleet.scale(now);
@@ -373,7 +394,10 @@ impl Master {
                 tracing::warn!(%queue, %problem, "a live setting is left out");
             }
         }
-        self.fleet.policies = policies;
+        if self.fleet.policies != policies {
+            self.fleet.policies = policies;
+            self.fleet.renew_intake();
+        }
         self.fleet.tell_policies(changed);
     }
 
@@ -394,7 +418,7 @@ impl Master {
         self.plan = Plan { store, ..plan };
         self.fleet.arrange(&self.plan, now);
         self.apply_live(None);
-        let _ = self.orders.try_send(Order::Queues(self.plan.queues()));
+        self.listen();
         self.rescale(now);
         tracing::info!("the settings were read again");
     }

@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
 
+#[path = "fleet/changes.rs"]
+mod changes;
 #[path = "fleet/clock.rs"]
 mod clock;
 #[path = "fleet/deaths.rs"]
