@@ -19,6 +19,9 @@ pub(crate) struct HostRecord {
     pub host: String,
     pub supervisor: PidRecord,
     pub master: MasterRecord,
+    /// It was told to let nobody take jobs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quiet: bool,
     pub pools: Vec<PoolRecord>,
 }
 
@@ -152,6 +155,7 @@ mod tests {
             host: "box".into(),
             supervisor: PidRecord { pid: 7 },
             master: MasterRecord { pid: 8, since: 1 },
+            quiet: false,
             pools: vec![PoolRecord {
                 pool: "mail".into(),
                 desired: 1,

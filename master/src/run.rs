@@ -472,6 +472,7 @@ impl Master {
             host: start.host.clone(),
             supervisor: PidRecord { pid: start.supervisor_pid },
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
+            quiet: fleet.paused,
             pools: fleet.records(),
         };
         let Some(record) = self.registry.due(now, record) else { return };
