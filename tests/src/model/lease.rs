@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use roundsman_shared::clock::StoreTime;
+use roundsman_shared::job::FinalState;
 use roundsman_shared::job::lifecycle::Event;
 use roundsman_shared::job::progress::Token;
 use roundsman_shared::job::settle::{Again, Delivery, Settlement, Write};
@@ -164,8 +165,20 @@ impl Queue {
         let Some(due) = current.map(|held| held.due) else {
             return if job.settled_by() == Some(settlement.token) { Answer::Ok } else { Answer::Stale };
         };
+        let cancelled = matches!(job.place, Kept::Running { cancel: true, .. });
         job.progress = Some(settlement.progress.clone());
         match &settlement.write {
+            // What somebody cancelled does not start again.
+            Write::Return { .. } if cancelled => {
+                let ended = settlement.if_cancelled.as_ref().expect("what may start again may be cancelled");
+                job.progress = Some(ended.progress.clone());
+                let state = FinalState::Cancelled;
+                job.step(Event::AckCancelled, Kept::Ended { state, at: now, order: self.ended }, now);
+                self.ended += 1;
+                if let Some(digest) = &ended.remember {
+                    self.remember(&settlement.id, digest.clone(), now);
+                }
+            }
             Write::Return { again } => {
                 let score = match again {
                     Again::After(span) => now + *span,

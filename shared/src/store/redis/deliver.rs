@@ -267,15 +267,30 @@ fn item_args(call: &mut Cmd, item: &Settlement) {
     if is_plain(item) {
         return;
     }
-    let (code, number, follow_ups): (_, _, &[FollowUp]) = match &item.write {
-        Write::Finish { state, follow_ups } => (state.as_str(), 0, follow_ups),
-        Write::Return { again: Again::Front } => ("front", item.due.as_micros(), &[]),
-        Write::Return { again: Again::After(span) } => ("after", micros(*span), &[]),
+    let (code, number, remember) = match &item.write {
+        Write::Finish { state, .. } => (state.as_str(), 0, &item.remember),
+        Write::Return { again } => {
+            let remember = item.if_cancelled.as_ref().map_or(&None, |ended| &ended.remember);
+            match again {
+                Again::Front => ("front", item.due.as_micros(), remember),
+                Again::After(span) => ("after", micros(*span), remember),
+            }
+        }
     };
-    call.arg(code).arg(number).arg(item.priority);
-    call.arg(item.remember.as_deref().unwrap_or("")).arg(follow_ups.len());
-    for follow_up in follow_ups {
-        call.arg(entry(follow_up));
+    call.arg(code).arg(number).arg(item.priority).arg(remember.as_deref().unwrap_or(""));
+    match (&item.write, &item.if_cancelled) {
+        (Write::Finish { follow_ups, .. }, _) => {
+            call.arg(follow_ups.len());
+            for follow_up in follow_ups {
+                call.arg(entry(follow_up));
+            }
+        }
+        (Write::Return { .. }, Some(ended)) => {
+            call.arg(1).arg(&ended.progress);
+        }
+        (Write::Return { .. }, None) => {
+            call.arg(0);
+        }
     }
 }
 
