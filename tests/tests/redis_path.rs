@@ -1,5 +1,6 @@
 //! The way to Redis: connections that go silent, and an address behind which another server is the primary now. Both
-//! leave a connection open for ever, so only what gives it up and opens another one goes on.
+//! leave a connection open for ever, so only what gives it up and opens another one goes on. And a server that comes
+//! back empty.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
@@ -8,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use roundsman_shared::job::{NewJob, Spec, record};
+use roundsman_shared::job::{self, NewJob, Spec, record};
 use roundsman_shared::names::{JobId, Namespace, QueueName, WorkerId};
 use roundsman_shared::store::redis::{InboxConnection, RedisStore};
-use roundsman_shared::store::{Hint, PullRequest, Store, StoreConfig, StoreError, StorePlace};
+use roundsman_shared::store::{Enqueued, Hint, PullRequest, Store, StoreConfig, StoreError, StorePlace};
 use roundsman_tests::redis_server::{RedisOptions, RedisServer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -214,6 +215,39 @@ async fn a_demoted_server_is_left() {
     told(&mut hints, |hint| *hint == Hint::Lost).await;
     assert_eq!(second.cli(&["LPUSH", "t:{q}:inbox", "entry"]), "1");
     assert_eq!(from_inbox(redis(&store), &mut inbox).await, b"entry");
+}
+
+#[tokio::test]
+async fn a_server_that_was_emptied_lists_its_queues_again() {
+    let server = RedisServer::start(RedisOptions::default()).unwrap();
+    let relay = Relay::to(&server).await;
+    let store = relay.store().await;
+    let listed = async || store.queues().await.unwrap();
+    let plain = || {
+        let content = record::encode(&Spec::bare(false, "1".to_owned()));
+        NewJob { id: job::spec::generate_id(), due: job::Due::Now, priority: 0, expires: None, content }
+    };
+    for jobs in [vec![new_job("a")], vec![plain(), plain()]] {
+        for _ in 0..2 {
+            let answers = store.enqueue(&queue(), &jobs, 1000).await.unwrap();
+            let created = |answer: &Enqueued| matches!(answer, Enqueued::Created { .. });
+            assert!(answers.iter().all(created) && answers.len() == jobs.len(), "{answers:?}");
+            assert_eq!(listed().await, [queue()]);
+            assert_eq!(server.cli(&["FLUSHALL"]), "OK");
+        }
+    }
+    store.pause(&queue(), false).await.unwrap();
+    assert_eq!(listed().await, [queue()]);
+
+    // And what comes by the inbox.
+    enqueue(&store, "a").await.unwrap();
+    assert_eq!(server.cli(&["FLUSHALL"]), "OK");
+    assert_eq!(server.cli(&["LPUSH", "t:{q}:inbox", "entry"]), "1");
+    let mut inbox = redis(&store).inbox_connection().await.unwrap();
+    let entry = from_inbox(redis(&store), &mut inbox).await;
+    let admitted = redis(&store).inbox_admit(&queue(), "h", &[(new_job("b"), entry)], 1000).await.unwrap();
+    assert!(matches!(admitted[..], [Some(Enqueued::Created { .. })]), "{admitted:?}");
+    assert_eq!(listed().await, [queue()]);
 }
 
 async fn enter_as_replica(replica: &RedisServer, primary: &RedisServer) {

@@ -143,7 +143,9 @@ impl RedisStore {
         if parts.is_empty() {
             return Ok(jobs.iter().map(|_| Some(Enqueued::Created { due: now })).collect());
         }
-        jobs.iter().map(|_| enqueued(&mut parts)).collect()
+        let answers = jobs.iter().map(|_| enqueued(&mut parts)).collect::<Result<_, _>>()?;
+        self.register_again(queue, &parts).await?;
+        Ok(answers)
     }
 
     /// Makes a dead letter of an entry that cannot become a job.
@@ -158,7 +160,7 @@ impl RedisStore {
         letter: (&JobId, &str, &str),
     ) -> Result<bool, StoreError> {
         let (id, content, progress) = letter;
-        self.register(queue).await?;
+        self.enter(queue).await?;
         let mut call = self.link.scripts.bury.call(&self.keys.base(queue));
         call.arg(taker).arg(raw).arg(id.as_str()).arg(content).arg(progress);
         Ok(self.link.run_one(call).await? == redis::Value::Int(1))
