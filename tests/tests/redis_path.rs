@@ -7,8 +7,9 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use roundsman_shared::clock::Mono;
 use roundsman_shared::job::{self, NewJob, Spec, record};
 use roundsman_shared::names::{JobId, Namespace, QueueName, WorkerId};
 use roundsman_shared::store::redis::{InboxConnection, RedisStore};
@@ -122,11 +123,14 @@ fn redis(store: &Store) -> &RedisStore {
 
 /// Repeats a call until it works.
 async fn again<T>(what: &str, mut call: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
-    let start = Instant::now();
+    let start = Mono::now();
     loop {
         match call().await {
             Ok(answer) => return answer,
-            Err(error) => assert!(start.elapsed() < SOON, "{what} after {:?}: {error}", start.elapsed()),
+            Err(error) => {
+                let late = Mono::now().since(start);
+                assert!(late < SOON, "{what} after {late:?}: {error}");
+            }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
