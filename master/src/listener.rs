@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::alarm::Alarm;
 use crate::event::Event;
+use crate::machine;
 
 /// Between two looks at everything.
 const LOOK: Duration = Duration::from_secs(1);
@@ -56,6 +57,10 @@ pub(crate) fn start(
     tokio::spawn(async move {
         let Some(store) = open(&config, durability, &events).await else { return };
         let Ok(alarm) = Alarm::new() else { return };
+        if let Err(machine::Taken) = machine::claim(&store, &host).await {
+            let _ = events.send(Event::Namesake).await;
+            return;
+        }
         let _ = events.send(Event::Opened(store.clone())).await;
         let listener = Listener {
             store,

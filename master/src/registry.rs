@@ -7,6 +7,8 @@ use roundsman_shared::clock::Mono;
 use roundsman_shared::names::WorkerId;
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Machine;
+
 /// Written so often even without news.
 const RENEW: Duration = Duration::from_secs(6);
 /// Written at most so often with news.
@@ -17,6 +19,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HostRecord {
     pub host: String,
+    /// Where the pids below mean something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
     pub supervisor: PidRecord,
     pub master: MasterRecord,
     /// It was told to let nobody take jobs.
@@ -153,6 +158,7 @@ mod tests {
         };
         HostRecord {
             host: "box".into(),
+            machine: Some(Machine::here()),
             supervisor: PidRecord { pid: 7 },
             master: MasterRecord { pid: 8, since: 1 },
             quiet: false,

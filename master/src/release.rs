@@ -72,7 +72,7 @@ impl Release {
         let policy = self.policies.get(queue).cloned().unwrap_or_default();
         let mut returned = 0;
         loop {
-            let held = store.unacked(queue, &self.worker).await?;
+            let held = store.unacked(queue, &self.worker, None).await?;
             if held.is_empty() {
                 return Ok(returned);
             }

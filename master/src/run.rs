@@ -29,6 +29,7 @@ use crate::crew::Demand;
 use crate::event::Event;
 use crate::fleet::Fleet;
 use crate::listener::{self, Order};
+use crate::machine::Machine;
 use crate::orphans;
 use crate::parent::Parent;
 use crate::plan::Plan;
@@ -100,6 +101,7 @@ pub(crate) async fn serve(
         live: BTreeMap::new(),
         registry: Schedule::default(),
         adopted: false,
+        machine: Machine::here(),
         since: Wall::now(),
         ticks: 0,
         stopping: None,
@@ -133,6 +135,7 @@ struct Master {
     registry: Schedule,
     /// The entry of an earlier master was read, so that it may be written over.
     adopted: bool,
+    machine: Machine,
     since: Wall,
     ticks: u64,
     stopping: Option<Stopping>,
@@ -228,6 +231,20 @@ impl Master {
             Event::Unfit(why) => {
                 tracing::error!(why, "the store cannot be used");
                 self.stop(StopMode::Release, None, exit::CONFIG, "the store cannot be used", now);
+            }
+            Event::Namesake => {
+                let host = &self.start.host;
+                tracing::error!(
+                    "the store is served as host {host} already, by another machine or container: stop that one \
+                     first, or give this one a name of its own with --host-id"
+                );
+                self.stop(
+                    StopMode::Release,
+                    None,
+                    exit::CONFLICT,
+                    "another machine serves as this host",
+                    now,
+                );
             }
             Event::Pulse { queue, pulse, clock } => {
                 self.fleet.clock = Some(clock);
@@ -457,7 +474,8 @@ impl Master {
 
     async fn leave(self) -> io::Result<u8> {
         let code = self.stopping.as_ref().map_or(exit::OK, |stopping| stopping.code);
-        if let Some(store) = &self.store {
+        // The entry of a namesake is not ours to remove.
+        if let Some(store) = self.store.as_ref().filter(|_| self.adopted) {
             let _ = tokio::time::timeout(LEAVE, store.leave(&self.start.host)).await;
         }
         self.parent.finish(&FromChild::Bye { why: "stopped".to_owned(), code: i32::from(code) });
@@ -467,9 +485,10 @@ impl Master {
     fn register(&mut self, now: Mono) {
         let Some(store) = self.store.clone().filter(|_| self.adopted) else { return };
         let fleet = &self.fleet;
-        let (start, since) = (&self.start, self.since);
+        let (start, since, machine) = (&self.start, self.since, &self.machine);
         let record = || HostRecord {
             host: start.host.clone(),
+            machine: Some(machine.clone()),
             supervisor: PidRecord { pid: start.supervisor_pid },
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
             quiet: fleet.paused,

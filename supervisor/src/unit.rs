@@ -370,6 +370,10 @@ impl Unit {
         {
             return self.finish(code, actions);
         }
+        // Somebody else serves as this host: another master would only meet him again.
+        if exit == Exit::Code(i32::from(exit::CONFLICT)) {
+            return self.finish(exit::CONFLICT, actions);
+        }
         actions.push(Action::Tell(News::Status(format!("master {pid} died; starting another"))));
         let held_against = match (exit, ready_since) {
             (_, None) => true,

@@ -15,6 +15,8 @@ mod exec;
 mod harm;
 #[path = "fleet/inbox.rs"]
 mod inbox;
+#[path = "fleet/namesake.rs"]
+mod namesake;
 #[path = "fleet/operate.rs"]
 mod operate;
 #[path = "fleet/parents.rs"]

@@ -505,7 +505,7 @@ impl Loop {
                 Action::Reconcile(queue) => {
                     let (store, worker) = (self.store.clone(), self.session.worker().clone());
                     self.calls.push(Box::pin(async move {
-                        let result = store.unacked(&queue, &worker).await;
+                        let result = store.unacked(&queue, &worker, None).await;
                         Event::Reconciled { queue, result }
                     }));
                 }

@@ -183,6 +183,15 @@ fn what_a_restart_cannot_mend_is_passed_on_at_the_first_start_only() {
 }
 
 #[test]
+fn a_host_that_is_served_by_another_is_left_to_it() {
+    for mut stage in [Stage::new(), Stage::ready()] {
+        stage.feed(hello(5));
+        let code = exit::CONFLICT;
+        assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
+    }
+}
+
+#[test]
 fn silence_is_ended_by_abort_then_kill() {
     for greeted in [false, true] {
         let mut stage = Stage::new();
