@@ -9,6 +9,8 @@ mod clock;
 mod deaths;
 #[path = "fleet/exec.rs"]
 mod exec;
+#[path = "fleet/fairness.rs"]
+mod fairness;
 #[path = "fleet/harm.rs"]
 mod harm;
 #[path = "fleet/inbox.rs"]

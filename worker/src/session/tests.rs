@@ -11,6 +11,9 @@ use roundsman_shared::store::PullRequest;
 
 use super::*;
 
+mod ahead;
+mod fairness;
+
 const LEASE: Duration = Duration::from_secs(15);
 
 fn queue(name: &str) -> QueueName {
@@ -194,7 +197,7 @@ fn an_acknowledgement_goes_with_the_next_pull_or_within_five_milliseconds() {
 fn what_a_failed_call_carried_is_sent_again() {
     let mut bench = Bench::new(assignment(1, &[("q", 0)]));
     let tasks = bench.pull(&["a"]);
-    bench.finish(tasks[0].seq, Duration::from_secs(1));
+    bench.finish(tasks[0].seq, Duration::from_millis(500));
     let exchange = bench.only();
     assert_eq!(settled_by(&exchange), ["a"]);
     let sent = bench.now;
