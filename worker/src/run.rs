@@ -1,7 +1,7 @@
 //! The worker's one loop.
 //!
 //! ```text
-//!            ToChild                         Command
+//!            ToChild                          Desk
 //!   master ───────────▶ ┌──────────────┐ ──────────────▶ slots (own thread)
 //!          ◀─────────── │  this loop,  │ ◀──────────────
 //!            FromChild  │  a Session   │     Report
@@ -34,8 +34,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::Handlers;
-use crate::session::{Action, Event, Session};
-use crate::slots::{self, Command, Report, Slots};
+use crate::session::{Action, Event, Seq, Session};
+use crate::slots::{self, Report, Slots};
 use crate::{builtin, spawn};
 
 /// How long the master may take to say what to do.
@@ -237,6 +237,7 @@ async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, 
         store,
         slots,
         calls: FuturesUnordered::new(),
+        returned: Vec::new(),
         beat_at: now,
         beaten: (Doing::Starting, now),
         busy_since: None,
@@ -281,6 +282,8 @@ struct Loop {
     store: Store,
     slots: Slots,
     calls: FuturesUnordered<LocalBoxFuture<'static, Event>>,
+    /// Jobs taken back from the slots, of which the session is to be told.
+    returned: Vec<Seq>,
     link: Link,
     beat_at: Mono,
     /// What the last beat said, and when.
@@ -306,8 +309,13 @@ impl Loop {
         let start = Event::Tick(Vec::new());
         self.session.step(Mono::now(), start, &mut actions);
         loop {
-            if let Some(leave) = self.carry_out(&mut actions).await {
+            if let Some(leave) = self.carry_out(&mut actions) {
                 return self.unfit.take().unwrap_or(leave);
+            }
+            if !self.returned.is_empty() {
+                let returned = Event::Returned(std::mem::take(&mut self.returned));
+                self.session.step(Mono::now(), returned, &mut actions);
+                continue;
             }
             let now = Mono::now();
             self.consider_beat(now);
@@ -351,7 +359,6 @@ impl Loop {
     fn report(&mut self, now: Mono, report: Report, actions: &mut Vec<Action>) {
         match report {
             Report::Finished(finished) => self.session.step(now, Event::Finished(finished), actions),
-            Report::Returned(returned) => self.session.step(now, Event::Returned(returned), actions),
             Report::Unfit { code, why } => {
                 tracing::error!(code, "{why}");
                 self.unfit.get_or_insert_with(|| (code, why.clone()));
@@ -425,7 +432,7 @@ impl Loop {
             }
         }
         // Also while nothing runs: an executor at rest is told from a stuck one by this alone.
-        let _ = self.slots.commands.try_send(Command::Tick);
+        self.slots.nudge();
         self.beat(now);
     }
 
@@ -485,7 +492,7 @@ impl Loop {
     }
 
     /// Carries out actions; answers the exit code and why, once the session leaves.
-    async fn carry_out(&mut self, actions: &mut Vec<Action>) -> Option<(u8, String)> {
+    fn carry_out(&mut self, actions: &mut Vec<Action>) -> Option<(u8, String)> {
         for action in actions.drain(..) {
             match action {
                 Action::Exchange { settle, pull } => {
@@ -518,22 +525,14 @@ impl Loop {
                         Event::Tick(Vec::new())
                     }));
                 }
-                Action::Run(tasks) => self.command(Command::Run(tasks)),
-                Action::TakeBack => self.command(Command::TakeBack),
-                Action::StopJob(seq, why) => self.command(Command::Stop(seq, why)),
+                Action::Run(tasks) => self.slots.run(tasks),
+                Action::TakeBack => self.returned.extend(self.slots.take_back()),
+                Action::StopJob(seq, why) => self.slots.stop(seq, why),
                 Action::Full(queue) => self.link.send(FromChild::Full { queue: queue.to_string() }),
                 Action::Leave { code, why } => return Some((code, why)),
             }
         }
         None
-    }
-
-    fn command(&self, command: Command) {
-        // The channel holds more commands than the session can have under way; a thread that is stuck for so long that
-        // it is full is found by the beats.
-        if self.slots.commands.try_send(command).is_err() {
-            tracing::error!("the slots take no commands");
-        }
     }
 }
 
