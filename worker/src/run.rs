@@ -28,7 +28,7 @@ use roundsman_shared::protocol::{
     self, BEAT_MS, Beat, Doing, FromChild, JOBS_NAMED, RunningJob, StopMode, ToChild,
 };
 use roundsman_shared::settings::Environment;
-use roundsman_shared::store::{Store, StoreError};
+use roundsman_shared::store::{Held, Store, StoreError};
 use roundsman_shared::{exit, launch, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -48,6 +48,9 @@ const BEAT_GAP: Duration = Duration::from_millis(100);
 const SAY_BUSY_AFTER: Duration = Duration::from_millis(5);
 /// Without a master, a job that does not stop at its timeout is left behind, with its process, after this.
 const OVERRUN: Duration = Duration::from_secs(5);
+
+/// A worker that is not fit to run jobs leaves with those that have not stopped, after this.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
 pub(crate) type Make = Box<dyn FnOnce() -> Handlers + Send>;
 
@@ -174,8 +177,28 @@ enum Opened {
     Leave(u8, String),
 }
 
-/// Opens the store, for as long as it takes, beating meanwhile.
-async fn open_store(assignment: &Assignment, link: &mut Link) -> Opened {
+/// Opens the store, for as long as it takes, beating meanwhile; unless the worker is told to leave.
+async fn open_store(assignment: &Assignment, link: &mut Link, signals: &mut Signals) -> Opened {
+    let Link { outgoing, incoming, .. } = link;
+    let told = async {
+        let Some(incoming) = incoming else { return std::future::pending().await };
+        loop {
+            match incoming.recv().await {
+                Some(Incoming::Message(ToChild::Stop { why, .. })) => return why,
+                Some(Incoming::Closed) | None => return "the master is gone".to_owned(),
+                Some(_) => {}
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        why = told => Opened::Leave(exit::OK, why),
+        _ = signals.next() => Opened::Leave(exit::OK, "it was told to by a signal".to_owned()),
+        opened = wait_for_store(assignment, outgoing.as_ref()) => opened,
+    }
+}
+
+async fn wait_for_store(assignment: &Assignment, outgoing: Option<&Outgoing>) -> Opened {
     let config = assignment.store_config();
     let mut said = false;
     loop {
@@ -190,23 +213,11 @@ async fn open_store(assignment: &Assignment, link: &mut Link) -> Opened {
             }
             Err(_) => {}
         }
-        link.send(FromChild::Hb(Beat { doing: Doing::Starting, store_ok: false, ..Beat::default() }));
-        let stop = async {
-            match &mut link.incoming {
-                Some(incoming) => loop {
-                    match incoming.recv().await {
-                        Some(Incoming::Message(ToChild::Stop { why, .. })) => return why,
-                        Some(Incoming::Closed) | None => return "the master is gone".to_owned(),
-                        Some(_) => {}
-                    }
-                },
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            why = stop => return Opened::Leave(exit::OK, why),
-            () = tokio::time::sleep(REOPEN_AFTER) => {}
+        if let Some(outgoing) = outgoing {
+            let beat = Beat { doing: Doing::Starting, store_ok: false, ..Beat::default() };
+            outgoing.send(FromChild::Hb(beat));
         }
+        tokio::time::sleep(REOPEN_AFTER).await;
     }
 }
 
@@ -217,7 +228,7 @@ async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, 
         }
         _ => return link.leave(exit::FAILED, "signals cannot be received".to_owned()),
     };
-    let store = match open_store(&assignment, &mut link).await {
+    let store = match open_store(&assignment, &mut link, &mut signals).await {
         Opened::Store(store) => store,
         Opened::Leave(code, why) => return link.leave(code, why),
     };
@@ -242,6 +253,7 @@ async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, 
         beaten: (Doing::Starting, now),
         busy_since: None,
         unfit: None,
+        leave_by: None,
         link,
     };
     serving.link.send(FromChild::Ready);
@@ -290,6 +302,8 @@ struct Loop {
     beaten: (Doing, Mono),
     busy_since: Option<Mono>,
     unfit: Option<(u8, String)>,
+    /// An unfit worker waits no longer for its jobs.
+    leave_by: Option<Mono>,
 }
 
 /// One thing that happened to the loop.
@@ -360,8 +374,9 @@ impl Loop {
         match report {
             Report::Finished(finished) => self.session.step(now, Event::Finished(finished), actions),
             Report::Unfit { code, why } => {
-                tracing::error!(code, "{why}");
+                tracing::error!(code, "this worker cannot go on: {why}");
                 self.unfit.get_or_insert_with(|| (code, why.clone()));
+                self.leave_by.get_or_insert(now + LEAVE_WITHIN);
                 self.stop(now, StopMode::Release, &why, actions);
             }
         }
@@ -430,6 +445,9 @@ impl Loop {
                 let why = format!("job {id} does not stop at its timeout");
                 actions.push(Action::Leave { code: exit::TIMED_OUT, why });
             }
+        }
+        if self.leave_by.is_some_and(|by| now >= by) {
+            actions.push(Action::Leave { code: exit::OK, why: "its jobs do not stop".to_owned() });
         }
         // Also while nothing runs: an executor at rest is told from a stuck one by this alone.
         self.slots.nudge();
@@ -509,10 +527,12 @@ impl Loop {
                         Event::Renewed { sent, queue: request.queue, result }
                     }));
                 }
-                Action::Reconcile(queue) => {
+                Action::Reconcile(queue, newer_than) => {
                     let (store, worker) = (self.store.clone(), self.session.worker().clone());
                     self.calls.push(Box::pin(async move {
+                        let newer = |held: &Held| newer_than.is_none_or(|token| held.delivery.token > token);
                         let result = store.unacked(&queue, &worker).await;
+                        let result = result.map(|held| held.into_iter().filter(newer).collect());
                         Event::Reconciled { queue, result }
                     }));
                 }

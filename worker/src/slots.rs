@@ -22,6 +22,7 @@ use futures_util::future::{FutureExt as _, LocalBoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use roundsman_shared::board::Board;
 use roundsman_shared::clock::Mono;
+use roundsman_shared::exit;
 use roundsman_shared::job::settle::Outcome;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -321,7 +322,10 @@ impl Bench {
         self.gauge.cells[slot].seq.store(0, Ordering::Release);
         self.stops.remove(&seq);
         self.alone = false;
-        self.free.push(slot);
+        // A worker that leaves starts nothing more here; a handler that does not return may still hold the slot.
+        if ended.unfit.is_none() {
+            self.free.push(slot);
+        }
         // The next job's entry takes this one's place; only a slot that falls idle is cleared.
         if self.desk.orders().queue.is_empty()
             && let Some(board) = &self.board
@@ -364,6 +368,7 @@ struct Guard {
 impl Guard {
     async fn watch(self) -> Ended {
         let Self { mut run, patience, timeout, stop, mut stopped } = self;
+        let begun = Mono::now();
         let why = tokio::select! {
             biased;
             ended = &mut run => return ended,
@@ -374,8 +379,18 @@ impl Guard {
         let ended = match patience {
             Patience::Drop => None,
             Patience::Wait(limit) => tokio::time::timeout(limit, &mut run).await.ok(),
+            Patience::Forever if why == Some(StopJob::Cancelled) => {
+                // The job ends here as cancelled, whatever becomes of its thread; only the process's end stops that.
+                let left = timeout.saturating_sub(Mono::now().since(begun));
+                match tokio::time::timeout(left, &mut run).await {
+                    Ok(ended) => Some(ended),
+                    Err(_) => return stuck(timeout),
+                }
+            }
             Patience::Forever => Some(run.await),
         };
+        // A job that is cancelled while it stops at its timeout is not tried again.
+        let why = why.or_else(|| stopped.try_recv().ok().filter(|why| *why == StopJob::Cancelled));
         if let Some(Ended { outcome: outcome @ Outcome::Done { .. }, stderr_tail, unfit }) = ended {
             return Ended { outcome, stderr_tail, unfit };
         }
@@ -387,6 +402,12 @@ impl Guard {
         let stderr_tail = ended.and_then(|ended| ended.stderr_tail);
         Ended { outcome, stderr_tail, unfit: None }
     }
+}
+
+/// The end of a cancelled job whose handler goes on.
+fn stuck(timeout: Duration) -> Ended {
+    let why = format!("a cancelled job has not stopped at its timeout of {timeout:?}");
+    Ended { outcome: Outcome::Cancelled, stderr_tail: None, unfit: Some((exit::OK, why)) }
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ impl Session {
             && !self.under_way.reconcile
         {
             self.under_way.reconcile = true;
-            actions.push(Action::Reconcile(self.lines[at].name.clone()));
+            let newest = self.known(at).map(|(_, token)| token).max();
+            actions.push(Action::Reconcile(self.lines[at].name.clone(), newest));
         }
         self.drive_exchange(now, actions);
     }
@@ -50,8 +51,13 @@ impl Session {
                 actions.push(Action::StopJob(*seq, StopJob::Released));
             }
         }
-        let idle = self.taken.is_empty() && !self.under_way.exchange && !self.under_way.reconcile;
-        if idle && self.lines.iter().all(|line| line.pending.is_empty() && !line.doubtful) {
+        let done = self.taken.is_empty()
+            && self.under_way.settle.is_none()
+            && self.lines.iter().all(|line| line.pending.is_empty());
+        // What a pull may have brought is asked for only while the store answers: it comes back without us, too.
+        let asking = self.under_way.exchange || self.under_way.reconcile;
+        let doubt = asking || self.lines.iter().any(|line| line.doubtful);
+        if done && !(doubt && self.counts.store_ok) {
             let why = stopping.why.clone();
             self.leave(exit::OK, why, actions);
         }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use roundsman_shared::assignment::Assignment;
 use roundsman_shared::clock::{Mono, SKEW_GUARD, StoreClock, StoreTime};
 use roundsman_shared::exit;
+use roundsman_shared::job::progress::Token;
 use roundsman_shared::job::settle::{Delivery, Outcome, Run, Settlement, settle};
 use roundsman_shared::job::{Policy, Spec};
 use roundsman_shared::names::{JobId, QueueName, WorkerId};
@@ -225,17 +226,10 @@ impl Session {
             StopMode::Drain => now + within,
             StopMode::Release => now,
         };
-        match &mut self.stopping {
-            Some(stopping) => {
-                stopping.release_at =
-                    stopping.release_at.map(|at| if at < release_at { at } else { release_at })
-            }
-            None => {
-                self.stopping = Some(Stopping { release_at: Some(release_at), released: false, why });
-                self.clear_aside(now);
-                actions.push(Action::TakeBack);
-            }
-        }
+        let stopping = self.stopping.get_or_insert(Stopping { release_at: None, released: false, why });
+        stopping.release_at = Some(stopping.release_at.map_or(release_at, |at| at.min(release_at)));
+        self.clear_aside(now);
+        actions.push(Action::TakeBack);
     }
 
     fn cancel(&mut self, now: Mono, queue: &QueueName, id: &JobId, actions: &mut Vec<Action>) {
@@ -496,27 +490,34 @@ impl Session {
         self.under_way.reconcile = false;
         self.answered(now, result.is_ok());
         let (Some(at), Ok(held)) = (self.line(queue), result) else { return };
-        self.lines[at].doubtful = false;
+        let full = held.len() >= MAX_BATCH;
+        let mut unknown = 0;
         for held in held {
-            let known = |settlement: &Settlement| {
-                settlement.id == held.delivery.id && settlement.token == held.delivery.token
-            };
-            let ours = self.taken.values().any(|taken| {
-                taken.delivery.id == held.delivery.id && taken.delivery.token == held.delivery.token
-            }) || self.lines[at].pending.iter().any(known)
-                || self.under_way.settle.as_ref().is_some_and(|(_, all)| all.iter().any(known));
-            if !ours {
-                let seq = self.next_seq;
-                self.next_seq += 1;
-                let spec = Arc::new(
-                    held.delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".into())),
-                );
-                self.lines[at].held += 1;
-                self.taken
-                    .insert(seq, Taken { delivery: held.delivery, spec, line: at, since: now, marked: true });
-                self.conclude(now, seq, Outcome::GiveBack, None, now, None);
+            let Delivery { id, token, .. } = &held.delivery;
+            if self.known(at).any(|known| known == (id, *token)) {
+                continue;
             }
+            unknown += 1;
+            let seq = self.next_seq;
+            self.next_seq += 1;
+            let spec =
+                Arc::new(held.delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".into())));
+            self.lines[at].held += 1;
+            self.taken
+                .insert(seq, Taken { delivery: held.delivery, spec, line: at, since: now, marked: true });
+            self.conclude(now, seq, Outcome::GiveBack, None, now, None);
         }
+        self.lines[at].doubtful = full && unknown > 0;
+    }
+
+    /// The deliveries from a queue that this worker knows to be its own.
+    fn known(&self, at: usize) -> impl Iterator<Item = (&JobId, Token)> {
+        let taken = self.taken.values().filter(move |taken| taken.line == at);
+        let sent = self.under_way.settle.iter().filter(move |(line, _)| *line == at);
+        taken
+            .map(|taken| (&taken.delivery.id, taken.delivery.token))
+            .chain(self.lines[at].pending.iter().map(|it| (&it.id, it.token)))
+            .chain(sent.flat_map(|(_, all)| all).map(|it| (&it.id, it.token)))
     }
 
     fn leave(&mut self, code: u8, why: String, actions: &mut Vec<Action>) {

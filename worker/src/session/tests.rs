@@ -13,6 +13,7 @@ use super::*;
 
 mod ahead;
 mod fairness;
+mod stopping;
 
 const LEASE: Duration = Duration::from_secs(15);
 
@@ -216,7 +217,7 @@ fn deliveries_of_a_lost_answer_are_given_back() {
     bench.step(Event::Exchanged { sent, result: Err(StoreError::Unavailable("cut".into())) });
     bench.pass(RETRY);
     bench.step(Event::Tick(vec![]));
-    assert!(matches!(bench.only(), Action::Reconcile(_)), "before anything else is pulled");
+    assert!(matches!(bench.only(), Action::Reconcile(..)), "before anything else is pulled");
     let delivery = bench.delivery("ghost", 0);
     let held = Held { delivery, started: None, deadline: None };
     bench.step(Event::Reconciled { queue: queue("q"), result: Ok(vec![held]) });
@@ -406,7 +407,7 @@ proptest! {
                     match open.remove(0) {
                         Action::Exchange { .. } => bench.step(Event::Exchanged { sent, result: Err(StoreError::Unavailable("x".into())) }),
                         Action::Renew(r) => bench.step(Event::Renewed { sent, queue: r.queue, result: Err(StoreError::Unavailable("x".into())) }),
-                        Action::Reconcile(queue) => bench.step(Event::Reconciled { queue, result: Err(StoreError::Unavailable("x".into())) }),
+                        Action::Reconcile(queue, _) => bench.step(Event::Reconciled { queue, result: Err(StoreError::Unavailable("x".into())) }),
                         _ => unreachable!(),
                     }
                 }
@@ -477,7 +478,7 @@ fn answer_one(
                 result: Ok(Renewed { now, lost: false, cancel: vec![] }),
             });
         }
-        Action::Reconcile(queue) => bench.step(Event::Reconciled { queue, result: Ok(vec![]) }),
+        Action::Reconcile(queue, _) => bench.step(Event::Reconciled { queue, result: Ok(vec![]) }),
         other => panic!("{other:?}"),
     }
 }
