@@ -29,5 +29,7 @@ mod start;
 mod stop;
 #[path = "fleet/stream.rs"]
 mod stream;
+#[path = "fleet/stubborn.rs"]
+mod stubborn;
 #[path = "fleet/unfit.rs"]
 mod unfit;
