@@ -1,11 +1,13 @@
 //! Jobs and workers that are to end, and what stands in their way.
 
+use std::fmt::Write as _;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roundsman_tests::proc::Process;
 use roundsman_tests::redis_server::RedisServer;
 use roundsman_tests::spawn;
+use roundsman_tests::time;
 use roundsman_tests::tree::built;
 use roundsman_tests::wait::wait_for;
 use rustix::process::Signal;
@@ -38,7 +40,7 @@ fn the_neighbours_of_a_job_over_its_timeout_are_not_charged(store: Store) {
         String::from("{\"id\":\"over\",\"payload\":{\"ms\":60000},\"timeout\":\"1s\",\"max_attempts\":3}\n");
     let others: Vec<String> = (0..12).map(|n| format!("j{n}")).collect();
     for id in &others {
-        lines.push_str(&format!("{{\"id\":\"{id}\",\"payload\":{{\"ms\":700}}}}\n"));
+        let _ = writeln!(lines, r#"{{"id":"{id}","payload":{{"ms":700}}}}"#);
     }
     let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();
     assert_eq!(sent.code, Some(0), "{sent:?}");
@@ -93,7 +95,7 @@ fn by_hand(rig: &Rig) -> (Child, Process) {
 /// Waits for its end, which must be soon and clean.
 #[track_caller]
 fn leaves(mut worker: Child) {
-    let asked = Instant::now();
+    let asked = time::mono_us();
     let gone = wait_for("the worker to leave", Duration::from_secs(3), || {
         worker.try_wait().unwrap().ok_or_else(|| worker.id().to_string())
     });
@@ -102,7 +104,7 @@ fn leaves(mut worker: Child) {
         let _ = worker.wait();
     }
     assert_eq!(gone.unwrap().code(), Some(0));
-    figure(&format!("signal to a worker without its store → exit: {} ms", asked.elapsed().as_millis()));
+    figure(&format!("signal to a worker without its store → exit: {} ms", (time::mono_us() - asked) / 1_000));
 }
 
 fn kill_store(rig: &mut Rig) {

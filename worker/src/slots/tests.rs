@@ -1,7 +1,5 @@
 //! The slots with handlers that do not return when they should.
 
-use std::time::Instant;
-
 use roundsman_shared::job::Spec;
 use roundsman_shared::names::{JobId, QueueName};
 
@@ -63,9 +61,9 @@ fn ended(slots: &mut Slots, count: usize) -> Vec<(Seq, Outcome)> {
 }
 
 fn wait_running(slots: &Slots, seq: Seq) {
-    let since = Instant::now();
+    let since = Mono::now();
     while !slots.gauge.running().iter().any(|job| job.seq == seq) {
-        assert!(since.elapsed() < Duration::from_secs(10), "{seq} does not start");
+        assert!(Mono::now().since(since) < Duration::from_secs(10), "{seq} does not start");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -98,9 +96,9 @@ fn what_waits_can_be_taken_back_from_a_thread_that_is_stuck() {
     let mut slots = slots(4, false);
     slots.run(vec![task(1, 500, LONG), task(2, 0, LONG), task(3, 0, LONG)]);
     wait_running(&slots, 1);
-    let asked = Instant::now();
+    let asked = Mono::now();
     assert_eq!(slots.take_back(), [2, 3]);
-    assert!(asked.elapsed() < Duration::from_millis(300), "{:?}", asked.elapsed());
+    assert!(Mono::now().since(asked) < Duration::from_millis(300), "{:?}", Mono::now().since(asked));
     assert!(matches!(ended(&mut slots, 1)[..], [(1, Outcome::Done { .. })]));
 }
 
@@ -119,11 +117,11 @@ fn cancelled_after(ms: u64, timeout: Duration) -> (Outcome, bool) {
 
 #[test]
 fn a_cancelled_job_that_does_not_return_ends_as_cancelled_at_its_timeout_and_costs_the_worker() {
-    let asked = Instant::now();
+    let asked = Mono::now();
     let (outcome, leaves) = cancelled_after(3_000, Duration::from_millis(500));
     assert!(matches!(outcome, Outcome::Cancelled), "{outcome:?}");
     assert!(leaves);
-    let took = asked.elapsed();
+    let took = Mono::now().since(asked);
     assert!(took >= Duration::from_millis(500) && took < Duration::from_millis(2_500), "{took:?}");
 }
 
