@@ -11,6 +11,8 @@ mod clock;
 mod deaths;
 #[path = "fleet/exec.rs"]
 mod exec;
+#[path = "fleet/fairness.rs"]
+mod fairness;
 #[path = "fleet/harm.rs"]
 mod harm;
 #[path = "fleet/inbox.rs"]
@@ -31,5 +33,7 @@ mod start;
 mod stop;
 #[path = "fleet/stream.rs"]
 mod stream;
+#[path = "fleet/stubborn.rs"]
+mod stubborn;
 #[path = "fleet/unfit.rs"]
 mod unfit;

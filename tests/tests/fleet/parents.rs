@@ -101,7 +101,8 @@ fn a_command_whose_worker_died_with_the_master_is_ended_first(store: Store) {
         let text = std::fs::read_to_string(rig.site.work().join("pids")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     };
-    let first = wait_for("the command", SOON, || pids().first().copied().ok_or_else(|| "none".to_owned())).unwrap();
+    let first =
+        wait_for("the command", SOON, || pids().first().copied().ok_or_else(|| "none".to_owned())).unwrap();
     let first = Process::of(first).unwrap();
     wait_marked(&rig, &up, "a");
     let workers = wait_for("the worker in the registry", SOON, || {

@@ -7,9 +7,9 @@
 //! ```
 //! The program is started with the first job. When it dies, the jobs that it had are charged with a crash, and it is
 //! started again with the next one; a job over its timeout, or cancelled, costs the program its life, and its other jobs
-//! go back uncharged.
+//! go back uncharged. Jobs that come meanwhile wait until it is gone, with all that it started.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::process::ExitStatusExt as _;
 use std::rc::Rc;
@@ -34,6 +34,8 @@ use crate::spawn;
 const MAX_ANSWER: u64 = 1024 * 1024;
 /// Jobs that may wait for the program to read them: as many as there can be slots.
 const WAITING: usize = 256;
+/// How long the pipes of a program that has ended are read on.
+const LINGER: Duration = Duration::from_millis(50);
 /// Lines of standard error that are logged a second; the rest is dropped.
 const LOGGED: u32 = 100;
 
@@ -79,6 +81,8 @@ struct Live {
     lines: mpsc::Sender<String>,
     waiting: Waiting,
     kill: Rc<tokio::sync::Notify>,
+    /// It is killed by us: no job is given to it any more, and none that it has is charged.
+    doomed: Rc<Cell<bool>>,
 }
 
 impl Stream {
@@ -100,6 +104,14 @@ impl Handler for Stream {
 }
 
 async fn ask(shared: &Rc<Shared>, task: &Task, mut context: Context) -> Ended {
+    let doomed = shared.live.borrow().clone().filter(|live| live.doomed.get());
+    if let Some(live) = doomed {
+        tokio::select! {
+            biased;
+            () = live.lines.closed() => {}
+            () = context.stopped() => return Outcome::GiveBack.into(),
+        }
+    }
     let live = match program(shared) {
         Ok(live) => live,
         Err(ended) => return ended,
@@ -115,15 +127,10 @@ async fn ask(shared: &Rc<Shared>, task: &Task, mut context: Context) -> Ended {
         biased;
         answer = &mut answered => answer.unwrap_or_else(|_| Outcome::GiveBack.into()),
         () = context.stopped() => {
-            // Nothing else can stop a job in it. The other jobs are given back, this one has its own verdict.
-            for (id, senders) in live.waiting.borrow_mut().drain() {
-                if id != task.id.as_str() {
-                    senders.into_iter().for_each(|sender| drop(sender.send(Outcome::GiveBack.into())));
-                }
-            }
+            // Nothing else can stop a job in it. The other jobs hear of it once the program is gone.
+            live.doomed.set(true);
             live.kill.notify_one();
-            live.lines.closed().await;
-            Outcome::GiveBack.into()
+            answered.await.unwrap_or_else(|_| Outcome::GiveBack.into())
         }
     }
 }
@@ -158,46 +165,52 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
         Ended { outcome: Outcome::GiveBack, stderr_tail: None, unfit: Some((code, why)) }
     })?;
     let (lines, mut to_write) = mpsc::channel::<String>(WAITING);
-    let live = Live { lines, waiting: Waiting::default(), kill: Rc::default() };
+    let live = Live { lines, waiting: Waiting::default(), kill: Rc::default(), doomed: Rc::default() };
     *shared.live.borrow_mut() = Some(live.clone());
     let (stdin, stdout, stderr) =
         (program.child.stdin.take(), program.child.stdout.take(), program.child.stderr.take());
     let last_words = Rc::new(RefCell::new(String::new()));
-    let (waiting, kill, shared) = (live.waiting.clone(), live.kill.clone(), shared.clone());
+    let (waiting, kill, doomed) = (live.waiting.clone(), live.kill.clone(), live.doomed.clone());
+    let shared = shared.clone();
     spawn_local(async move {
-        let write = async {
-            let Some(mut stdin) = stdin else { return };
-            while let Some(line) = to_write.recv().await {
-                if stdin.write_all(line.as_bytes()).await.is_err() {
-                    // It reads no more: its exit is near, or its timeouts are.
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        let read = async {
-            if let Some(stdout) = stdout {
-                hear(BufReader::new(stdout), &waiting).await;
-            }
-            std::future::pending::<()>().await;
-        };
-        let log = async {
-            if let Some(stderr) = stderr {
-                log(BufReader::new(stderr), &last_words).await;
-            }
-            std::future::pending::<()>().await;
-        };
         let status = {
-            let mut talk = std::pin::pin!(async { tokio::join!(write, read, log) });
+            let write = async {
+                if let Some(mut stdin) = stdin {
+                    while let Some(line) = to_write.recv().await {
+                        if stdin.write_all(line.as_bytes()).await.is_err() {
+                            break;
+                        }
+                    }
+                }
+                // It reads no more: its exit is near, or its timeouts are.
+                std::future::pending::<()>().await;
+            };
+            let read = async {
+                if let Some(stdout) = stdout {
+                    hear(BufReader::new(stdout), &waiting).await;
+                }
+            };
+            let log = async {
+                if let Some(stderr) = stderr {
+                    log(BufReader::new(stderr), &last_words).await;
+                }
+            };
+            let mut write = std::pin::pin!(write);
+            let mut listen = std::pin::pin!(async { tokio::join!(read, log) });
+            let mut listening = true;
             loop {
                 tokio::select! {
                     biased;
                     status = program.child.wait() => {
-                        // What it said before it died still counts.
-                        let _ = tokio::time::timeout(Duration::from_millis(50), &mut talk).await;
+                        // What it said before it died still counts. Something that it left behind may hold the pipes.
+                        if listening {
+                            let _ = tokio::time::timeout(LINGER, &mut listen).await;
+                        }
                         break status;
                     }
                     () = kill.notified() => program.signal(Signal::KILL),
-                    _ = &mut talk => {}
+                    _ = &mut listen, if listening => listening = false,
+                    () = &mut write => {}
                 }
             }
         };
@@ -219,6 +232,7 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
         for sender in all {
             let outcome = match unfit {
                 Some(_) => Outcome::GiveBack,
+                None if doomed.get() => Outcome::GiveBack,
                 None if crashed => Outcome::Crashed { cause: ended.clone() },
                 None => Outcome::Retry { error: format!("{ended}, without an answer"), after: None },
             };
