@@ -44,6 +44,8 @@ pub(crate) struct Hand {
     pub(crate) key: Key,
     pub(crate) id: WorkerId,
     pub(crate) nonce: u64,
+    /// What it was started to pull from, whatever the pool serves by now.
+    pub(crate) queues: Vec<QueueName>,
     pub(crate) board: Board,
     pub(crate) child: Option<Child>,
     pub(crate) pid: u32,
@@ -126,6 +128,7 @@ impl Crew {
                 pid: hand.pid,
                 started: hand.started,
                 state: life.state().to_owned(),
+                queues: hand.queues.iter().map(ToString::to_string).collect(),
                 jobs: life.beat.jobs.iter().map(job).collect(),
                 rss: life.beat.rss_kb * 1024,
             })

@@ -42,6 +42,8 @@ pub(crate) enum Event {
     Opened(Store),
     /// The store cannot be used as it is set up.
     Unfit(String),
+    /// Another machine serves it under this host's id.
+    Namesake,
     /// There are jobs to run.
     WorkDue { queue: QueueName, count: u64 },
     /// A look at a queue; `clock` is what it tells of the store's clock.

@@ -19,7 +19,7 @@ use crate::pool::{Actions, Budget};
 use crate::random;
 use crate::registry::{PoolRecord, start_time};
 use crate::release::{Ending, Release};
-use crate::slot::{self, Action, Exit, Slot};
+use crate::slot::{self, Action, Exit, Life, Slot};
 use crate::spawn::{Launch, Started};
 
 /// See the module's text.
@@ -70,8 +70,8 @@ impl Fleet {
         }
         for (name, new) in &plan.pools {
             let crew = self.crews.entry(name.as_str().into()).or_insert_with(|| Crew::new(new.clone()));
-            if crew.leaving {
-                continue;
+            if std::mem::take(&mut crew.leaving) {
+                crew.pool.reopen();
             }
             if !new.keeps_workers_of(&crew.plan) {
                 crew.pool.renew();
@@ -90,12 +90,20 @@ impl Fleet {
         let Some(crew) = self.crews.get_mut(&key.pool) else { return };
         let mut actions = Vec::new();
         let was = crew.pool.quarantine.is_some();
+        let idle =
+            |crew: &Crew| crew.pool.slots.get(&key.number).and_then(Slot::life).is_some_and(Life::is_idle);
+        let rested = idle(crew);
         crew.pool.step(now, key.number, key.incarnation, event, &mut actions);
+        let rests = idle(crew) && !rested;
         if !was && let Some(quarantine) = &crew.pool.quarantine {
             let (pool, why) = (&*key.pool, &quarantine.why);
             tracing::error!(pool, why, "the pool is quarantined: nothing is started, its jobs wait");
         }
         self.carry_out(&key.pool, actions, now);
+        // What fell due while it was busy may have found nobody.
+        if rests {
+            self.greet(&key.pool, key.number, now);
+        }
     }
 
     /// A moment passed.
@@ -127,21 +135,33 @@ impl Fleet {
         }
     }
 
-    /// Wakes up to `count` idle workers that serve a queue; answers how many.
+    /// Wakes up to `count` idle workers that serve a queue, and answers how many; if they are too few, the busy ones are
+    /// told to look there.
     pub(crate) fn wake(&mut self, queue: &QueueName, count: u64, now: Mono) -> u64 {
         if self.paused {
             return 0;
         }
         let mut woken = 0;
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
-        for name in names {
-            let Some(crew) = self.crews.get_mut(&name) else { continue };
+        for name in &names {
+            let Some(crew) = self.crews.get_mut(name) else { continue };
             if crew.plan.work == Work::Intake || woken == count {
                 continue;
             }
             let mut actions = Vec::new();
             woken += crew.pool.wake(now, queue, count - woken, &mut actions);
-            self.carry_out(&name, actions, now);
+            self.carry_out(name, actions, now);
+        }
+        if woken < count {
+            for name in &names {
+                let Some(crew) = self.crews.get_mut(name).filter(|crew| crew.plan.work != Work::Intake)
+                else {
+                    continue;
+                };
+                let mut actions = Vec::new();
+                crew.pool.look(now, queue, &mut actions);
+                self.carry_out(name, actions, now);
+            }
         }
         woken
     }
@@ -260,19 +280,21 @@ impl Fleet {
             crew.past.1 += life.beat.busy_ms;
         }
         let running = hand.board.read().unwrap_or_default();
-        if fate.is_none() && exit.is_crash() {
+        // Who said good-bye had given everything back.
+        let ran = !running.is_empty() && life.is_none_or(|life| !life.is_leaving());
+        if fate.is_none() && exit.is_crash() && (ran || exit != Exit::Code(0)) {
             let jobs = running.iter().map(|posted| format!("{}/{}", posted.queue, posted.id));
             crew.pool.crashed(jobs);
         }
         let release = (crew.plan.work != Work::Intake).then(|| Release {
             worker: hand.id.clone(),
-            queues: crew.pool.shape.queues.clone(),
+            queues: hand.queues.clone(),
             policies,
-            ending: Ending::Seen { exit, fate, running },
+            ending: Ending::Seen { exit, fate, running, pool_at_fault: crew.pool.is_at_fault() },
             stderr_tail: tail,
             clock,
         });
-        self.step(key, slot::Event::Reaped { exit, jitter: jitter() }, now);
+        self.step(key, slot::Event::Reaped { exit, ran, jitter: jitter() }, now);
         release
     }
 
@@ -311,6 +333,19 @@ impl Fleet {
             for hand in crew.hands.values() {
                 let _ = hand.child.as_ref().is_some_and(|child| child.send(&message));
             }
+        }
+    }
+
+    /// Queues in which a worker here may hold something, whatever the settings say by now.
+    pub(crate) fn held_queues(&self) -> impl Iterator<Item = &QueueName> {
+        let workers = self.crews.values().filter(|crew| crew.plan.work != Work::Intake);
+        workers.flat_map(|crew| crew.hands.values()).flat_map(|hand| &hand.queues)
+    }
+
+    /// Replaces what read the policies once, at its start.
+    pub(crate) fn renew_intake(&mut self) {
+        for crew in self.crews.values_mut().filter(|crew| crew.plan.work == Work::Intake) {
+            crew.pool.renew();
         }
     }
 
@@ -422,7 +457,8 @@ impl Fleet {
             return self.step(&key, event, now);
         };
         let launch = Launch { program, nonce, board: board.path() };
-        let hand = Hand { key: key.clone(), id, nonce, board, child: None, pid: 0, started: 0 };
+        let queues = crew.pool.shape.queues.clone();
+        let hand = Hand { key: key.clone(), id, nonce, queues, board, child: None, pid: 0, started: 0 };
         crew.hands.insert(number, hand);
         let answer = self.around.spawner.launch(launch);
         let events = self.around.events.clone();

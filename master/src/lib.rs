@@ -10,9 +10,9 @@
 //!                spawn     the one thread that starts processes
 //!                child     a running process: pipes, signals, exit;  stderr: what it writes
 //!                listener  hints, the next due time, a look a second;  alarm: on time
-//!                release   jobs of the dead;  orphans: workers of an earlier master
+//!                release   jobs of the dead;  orphans: workers of an earlier master;  leftovers: what those left
 //!                upkeep    trimming, follow-ups, live settings
-//!                registry  the host's entry for `status`
+//!                registry  the host's entry for `status`;  machine: whose pids it holds
 //!                parent    the pipe to the supervisor
 //!                plan      from settings to pools
 //! ```
@@ -24,7 +24,10 @@ mod child;
 mod crew;
 mod event;
 mod fleet;
+#[cfg(target_os = "linux")]
+mod leftovers;
 mod listener;
+mod machine;
 mod orphans;
 mod parent;
 mod plan;

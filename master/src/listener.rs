@@ -17,12 +17,14 @@ use std::time::Duration;
 
 use roundsman_shared::clock::{Mono, SKEW_GUARD, StoreClock, StoreTime};
 use roundsman_shared::names::QueueName;
+use roundsman_shared::settings::Durability;
 use roundsman_shared::store::{Glimpse, Hint, Pulse, Store, StoreConfig, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::alarm::Alarm;
 use crate::event::Event;
+use crate::machine;
 
 /// Between two looks at everything.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,14 +48,19 @@ pub(crate) enum Order {
 #[must_use]
 pub(crate) fn start(
     config: StoreConfig,
+    durability: Option<Durability>,
     host: String,
     queues: Vec<QueueName>,
     events: mpsc::Sender<Event>,
 ) -> mpsc::Sender<Order> {
     let (orders, inbox) = mpsc::channel(ORDERS);
     tokio::spawn(async move {
-        let Some(store) = open(&config, &events).await else { return };
+        let Some(store) = open(&config, durability, &events).await else { return };
         let Ok(alarm) = Alarm::new() else { return };
+        if let Err(machine::Taken) = machine::claim(&store, &host).await {
+            let _ = events.send(Event::Namesake).await;
+            return;
+        }
         let _ = events.send(Event::Opened(store.clone())).await;
         let listener = Listener {
             store,
@@ -75,10 +82,26 @@ pub(crate) fn start(
     orders
 }
 
-async fn open(config: &StoreConfig, events: &mpsc::Sender<Event>) -> Option<Store> {
+/// Opens the store, and refuses one whose acknowledgements are worth less than what is demanded.
+async fn open_fit(config: &StoreConfig, demanded: Option<Durability>) -> Result<Store, StoreError> {
+    let store = Store::open(config).await?;
+    let Some(demanded) = demanded else { return Ok(store) };
+    let given = store.durability().await?;
+    if given.level.parse::<Durability>().is_ok_and(|level| level >= demanded) {
+        return Ok(store);
+    }
+    let (level, why) = (given.level, given.why);
+    Err(StoreError::Unfit(format!("store.durability demands {demanded}, and it gives {level} ({why})")))
+}
+
+async fn open(
+    config: &StoreConfig,
+    durability: Option<Durability>,
+    events: &mpsc::Sender<Event>,
+) -> Option<Store> {
     let mut told = false;
     loop {
-        match Store::open(config).await {
+        match open_fit(config, durability).await {
             Ok(store) => {
                 if told {
                     let _ = events.send(Event::Blind(false)).await;
@@ -227,12 +250,19 @@ impl Listener {
                 if self.readings.len() > READINGS {
                     self.readings.pop_front();
                 }
-                match pulse.next_due.filter(|_| !pulse.paused) {
-                    Some(due) => self.due.insert(queue.clone(), due),
-                    None => self.due.remove(&queue),
-                };
+                let next_due = pulse.next_due.filter(|_| !pulse.paused);
                 if self.again.remove(&queue) {
+                    // What hints said since may be news to it.
+                    if let Some(due) = next_due {
+                        let known = self.due.entry(queue.clone()).or_insert(due);
+                        *known = due.min(*known);
+                    }
                     self.look(queue.clone());
+                } else {
+                    match next_due {
+                        Some(due) => self.due.insert(queue.clone(), due),
+                        None => self.due.remove(&queue),
+                    };
                 }
                 if pulse.waiting + pulse.running + pulse.outbox + pulse.inbox == 0
                     && !self.pulsing.contains(&queue)
@@ -298,6 +328,10 @@ impl Listener {
         match hint {
             Hint::Work { queue, due, next_due } => {
                 self.asleep.remove(&queue);
+                // A look that is under way may have been answered before this job came.
+                if self.pulsing.contains(&queue) {
+                    self.again.insert(queue.clone());
+                }
                 if let Some(next) = next_due {
                     let known = self.due.entry(queue.clone()).or_insert(next);
                     *known = next.min(*known);

@@ -6,20 +6,22 @@ use roundsman_shared::store::Store;
 use tokio::sync::mpsc;
 
 use crate::event::Event;
+use crate::machine::Machine;
 use crate::registry::{HostRecord, start_time};
 
 /// Reads the entry that the earlier master left, and watches who still lives. A lost entry costs time only: leases lapse.
 pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event>) {
+    let here = Machine::here();
     let records = store.hosts().await.unwrap_or_default();
     let ours = records
         .iter()
         .filter_map(|text| serde_json::from_str::<HostRecord>(text).ok())
-        .find(|record| record.host == host);
+        .find(|record| record.host == host && here.wrote(record));
     for pool in ours.map(|record| record.pools).unwrap_or_default() {
-        let queues: Vec<QueueName> =
-            pool.queues.iter().filter_map(|name| QueueName::new(name).ok()).collect();
         for worker in pool.workers {
-            tokio::spawn(watch(worker.id, worker.pid, worker.started, queues.clone(), events.clone()));
+            let names = if worker.queues.is_empty() { &pool.queues } else { &worker.queues };
+            let queues = names.iter().filter_map(|name| QueueName::new(name).ok()).collect();
+            tokio::spawn(watch(worker.id, worker.pid, worker.started, queues, events.clone()));
         }
     }
     let _ = events.send(Event::Adopted).await;

@@ -7,7 +7,7 @@ use roundsman_shared::assignment::{self, Assignment, HandlerSpec, StoreAddress};
 use roundsman_shared::clock::StoreClock;
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
-use roundsman_shared::settings::{PoolRun, PoolSettings, Settings, StoreUrl};
+use roundsman_shared::settings::{Durability, PoolRun, PoolSettings, Settings, StoreUrl};
 use roundsman_shared::store::{StoreConfig, StorePlace};
 
 use crate::pool::Shape;
@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub pools: BTreeMap<String, PoolPlan>,
     /// The policies of all queues that settings name, before live settings.
     pub policies: BTreeMap<QueueName, Policy>,
+    /// What an acknowledgement of the store must be worth.
+    pub durability: Option<Durability>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +77,7 @@ impl Plan {
         if matches!(store.place, StorePlace::Redis(_)) {
             pools.insert(INTAKE.to_owned(), PoolPlan::intake(policies.keys()));
         }
-        Ok(Self { store, pools, policies })
+        Ok(Self { store, pools, policies, durability: settings.store.durability })
     }
 
     /// Every queue that is served here, sorted.

@@ -14,11 +14,14 @@ use crate::slot::{Action, Blame, Death, Event, Exit, Fate, Phase, Slot, State};
 /// So many failures to boot in a row, and the pool is at fault rather than its workers.
 const BOOT_FAILURES: u32 = 4;
 /// So many different jobs crash their workers, with none finished in between, and the pool is at fault, not the jobs.
-const CRASHING_JOBS: usize = 4;
+/// From the last of them on none is charged, so that none of a backlog dies of a bad deploy.
+const CRASHING_JOBS: usize = 3;
 /// A quarantined pool is tried again, with one worker, so much later.
 const QUARANTINE: Duration = Duration::from_secs(300);
 /// A worker is let go only after it has been idle for so long.
 const IDLE_HOLD: Duration = Duration::from_secs(10);
+/// Between two times that busy workers are told of work in a queue.
+const LOOK_GAP: Duration = Duration::from_millis(10);
 /// Workers that may be replaced at the same time after a change of settings, as a share.
 const SURGE: usize = 4;
 
@@ -39,8 +42,10 @@ pub struct Pool {
     pub slots: BTreeMap<u32, Slot>,
     pub quarantine: Option<Quarantine>,
     boot_failures: u32,
-    /// Jobs that crashed their workers since one was finished.
+    /// Jobs that crashed their workers since one was finished; kept over a quarantine.
     crashers: BTreeSet<String>,
+    /// When busy workers were last told of work in a queue, and whether they are to be told again.
+    looks: BTreeMap<QueueName, (Mono, bool)>,
     /// Slots whose worker was started with settings that count no more, by incarnation.
     stale: BTreeMap<u32, u64>,
     /// Nothing is started any more.
@@ -104,6 +109,7 @@ impl Pool {
             quarantine: None,
             boot_failures: 0,
             crashers: BTreeSet::new(),
+            looks: BTreeMap::new(),
             stale: BTreeMap::new(),
             closing: false,
         }
@@ -113,9 +119,10 @@ impl Pool {
     pub fn step(&mut self, now: Mono, number: u32, incarnation: u64, event: Event, out: &mut Actions) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let mut actions = Vec::new();
-        let done = slot.life().map(|life| life.beat.done);
+        let ended = |slot: &Slot| slot.life().map(|life| life.beat.done + life.beat.failed);
+        let before = ended(slot);
         slot.step(now, incarnation, event, &self.shape.detection, &mut actions);
-        if slot.life().map(|life| life.beat.done) > done {
+        if ended(slot) > before {
             self.crashers.clear();
         }
         for action in actions {
@@ -139,6 +146,12 @@ impl Pool {
         for (number, incarnation) in due {
             self.step(now, number, incarnation, Event::Time { blind }, out);
         }
+        let due = |(_, (at, again)): (&QueueName, &(Mono, bool))| *again && now.since(*at) >= LOOK_GAP;
+        let due: Vec<QueueName> =
+            self.looks.iter().filter(|look| due(*look)).map(|(queue, _)| queue.clone()).collect();
+        for queue in due {
+            self.look(now, &queue, out);
+        }
         if self.quarantine.as_ref().is_some_and(|quarantine| now >= quarantine.until) {
             self.quarantine = None;
             // One failure more, and it is back.
@@ -148,17 +161,21 @@ impl Pool {
 
     /// A worker is about to be buried that crashed while it ran these jobs.
     pub fn crashed(&mut self, jobs: impl Iterator<Item = String>) {
-        self.crashers.extend(jobs);
+        let room = (2 * CRASHING_JOBS).saturating_sub(self.crashers.len());
+        self.crashers.extend(jobs.take(room));
+    }
+
+    /// Whether the crashes since a job was finished are the pool's fault, not the jobs'.
+    #[must_use]
+    pub fn is_at_fault(&self) -> bool {
+        self.crashers.len() >= CRASHING_JOBS
     }
 
     fn died(&mut self, now: Mono, death: &Death) {
-        if self.crashers.len() >= CRASHING_JOBS && self.quarantine.is_none() {
-            let why = format!(
-                "{} different jobs in a row crashed their workers ({})",
-                self.crashers.len(),
-                death.exit
-            );
-            self.crashers.clear();
+        // On trial one crash is enough, whichever job it hits.
+        let crash = matches!(death.blame, Blame::Job | Blame::Worker { ready: true });
+        if crash && self.is_at_fault() && self.quarantine.is_none() {
+            let why = format!("different jobs in a row crashed their workers ({})", death.exit);
             self.put_in_quarantine(now, why);
         }
         match death.blame {
@@ -231,13 +248,12 @@ impl Pool {
 
     fn let_go(&mut self, now: Mono, number: u32, by: Option<Duration>, why: &str, out: &mut Actions) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        let Some(life) = slot.life() else {
+        if slot.life().is_none() {
             slot.forgive();
             return;
-        };
-        let own = life.longest_left(now) + Duration::from_secs(5);
+        }
         let incarnation = slot.incarnation;
-        let event = Event::Drain { by: by.unwrap_or(own), why: why.to_owned() };
+        let event = Event::Drain { by, why: why.to_owned() };
         self.step(now, number, incarnation, event, out);
     }
 
@@ -270,7 +286,8 @@ impl Pool {
         if self.closing {
             return;
         }
-        let wanted = usize::try_from(desired.min(self.shape.max)).unwrap_or(usize::MAX);
+        let wanted = if self.is_on_trial() { desired.min(1) } else { desired };
+        let wanted = usize::try_from(wanted.min(self.shape.max)).unwrap_or(usize::MAX);
         let most = usize::try_from(self.shape.max).unwrap_or(usize::MAX);
         while self.quarantine.is_none() && self.filled() < wanted && self.alive() < most {
             let Some(number) = self.vacant() else { break };
@@ -293,7 +310,22 @@ impl Pool {
         }
         let surplus = self.filled().saturating_sub(wanted);
         for number in self.long_idle(now).into_iter().take(surplus) {
-            self.let_go(now, number, Some(self.shape.grace), "fewer workers are needed", out);
+            self.let_go(now, number, None, "fewer workers are needed", out);
+        }
+        // More than there may be: also of those that are busy, each after its jobs, the least busy first.
+        let surplus = self.filled().saturating_sub(most);
+        if surplus > 0 {
+            let mut able: Vec<(u32, u32)> = self
+                .slots
+                .iter()
+                .filter_map(|(number, slot)| {
+                    Some((slot.life().filter(|life| life.stays())?.beat.running, *number))
+                })
+                .collect();
+            able.sort_unstable_by_key(|(running, number)| (*running, std::cmp::Reverse(*number)));
+            for (_, number) in able.into_iter().take(surplus) {
+                self.let_go(now, number, None, "max_workers is lower", out);
+            }
         }
         self.replace_some(now, out);
     }
@@ -347,16 +379,41 @@ impl Pool {
             let old = stale.get(number) == Some(&slot.incarnation);
             if room > 0 && (old || fat) {
                 room -= 1;
-                let own = life.longest_left(now) + Duration::from_secs(5);
-                chosen.push((
-                    *number,
-                    own,
-                    if old { "new settings" } else { "it uses more than max_memory" },
-                ));
+                chosen.push((*number, if old { "new settings" } else { "it uses more than max_memory" }));
             }
         }
-        for (number, own, why) in chosen {
-            self.let_go(now, number, Some(own), why, out);
+        for (number, why) in chosen {
+            self.let_go(now, number, None, why, out);
+        }
+    }
+
+    /// After a quarantine, until a job is finished.
+    fn is_on_trial(&self) -> bool {
+        self.is_at_fault() || self.boot_failures >= BOOT_FAILURES - 1
+    }
+
+    /// Takes up work again that was to be given up.
+    pub fn reopen(&mut self) {
+        self.closing = false;
+    }
+
+    /// Tells busy workers to look at a queue with their next pull: what came in while nobody was idle. Told at most once
+    /// in [`LOOK_GAP`]; what comes meanwhile is told after it.
+    pub fn look(&mut self, now: Mono, queue: &QueueName, out: &mut Actions) {
+        if !self.shape.queues.contains(queue) {
+            return;
+        }
+        if let Some((at, again)) = self.looks.get_mut(queue)
+            && now.since(*at) < LOOK_GAP
+        {
+            *again = true;
+            return;
+        }
+        self.looks.insert(queue.clone(), (now, false));
+        for (number, slot) in &self.slots {
+            if slot.life().is_some_and(|life| life.phase == Phase::Serving && life.stays()) {
+                out.push((*number, Action::Send(ToChild::Look { queue: queue.to_string() })));
+            }
         }
     }
 
@@ -405,7 +462,9 @@ impl Pool {
 
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
-        self.slots.values().filter_map(|slot| slot.next_deadline(&self.shape.detection)).min()
+        let slots = self.slots.values().filter_map(|slot| slot.next_deadline(&self.shape.detection));
+        let looks = self.looks.values().filter(|(_, again)| *again).map(|(at, _)| *at + LOOK_GAP);
+        slots.chain(looks).min()
     }
 
     pub fn shift(&mut self, late: Duration) {
@@ -427,7 +486,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use roundsman_shared::protocol::FromChild;
+    use roundsman_shared::protocol::{FromChild, StopMode};
 
     fn shape(max: u32) -> Shape {
         Shape {
@@ -510,7 +569,13 @@ mod tests {
         assert_eq!(spawned(&out), [3]);
         out.clear();
         pool.step(at(21_000), 1, 1, Event::Gone, &mut out);
-        pool.step(at(21_000), 1, 1, Event::Reaped { exit: Exit::Signal(6), jitter: 0.0 }, &mut out);
+        pool.step(
+            at(21_000),
+            1,
+            1,
+            Event::Reaped { exit: Exit::Signal(6), ran: false, jitter: 0.0 },
+            &mut out,
+        );
         assert!(matches!(pool.slots[&1].state, State::Backoff { .. }));
         out.clear();
         pool.adjust(at(21_000), 2, &mut budget, &mut 0, &mut out);
@@ -535,19 +600,56 @@ mod tests {
         let mut pool = Pool::new(shape(4));
         let mut budget = Budget::new(4, at(0));
         let mut out = Vec::new();
-        pool.adjust(at(0), 2, &mut budget, &mut 0, &mut out);
+        pool.adjust(at(0), 1, &mut budget, &mut 0, &mut out);
         pool.step(at(1), 1, 1, Event::Spawned { pid: 3 }, &mut out);
         pool.step(at(2), 1, 1, Event::Gone, &mut out);
-        pool.step(at(3), 1, 1, Event::Reaped { exit: Exit::Code(127), jitter: 0.0 }, &mut out);
+        pool.step(at(3), 1, 1, Event::Reaped { exit: Exit::Code(127), ran: false, jitter: 0.0 }, &mut out);
         assert!(pool.quarantine.as_ref().unwrap().why.contains("127"));
         out.clear();
         pool.time(at(60_000), false, &mut out);
         pool.adjust(at(60_000), 2, &mut budget, &mut 0, &mut out);
         assert!(spawned(&out).is_empty());
-        assert_eq!(pool.alive(), 1, "who is there stays");
         pool.time(at(300_100), false, &mut out);
         pool.adjust(at(300_100), 2, &mut budget, &mut 0, &mut out);
-        assert_eq!(spawned(&out), [1]);
+        assert_eq!(spawned(&out), [1], "one alone");
+    }
+
+    #[test]
+    fn too_many_workers_leave_after_their_jobs() {
+        let mut pool = filled(3, 3);
+        let busy = roundsman_shared::protocol::Beat { doing: Doing::Busy, running: 1, ..Default::default() };
+        for number in 1..=3 {
+            pool.step(at(100), number, 1, Event::Line(FromChild::Hb(busy.clone())), &mut Vec::new());
+        }
+        pool.shape.max = 1;
+        let (mut budget, mut out) = (Budget::new(4, at(0)), Vec::new());
+        pool.adjust(at(200), 3, &mut budget, &mut 0, &mut out);
+        let told: Vec<u32> = out.iter().map(|(number, _)| *number).collect();
+        assert_eq!(told, [3, 2]);
+        let unbounded = |action: &Action| matches!(action, Action::Send(ToChild::Stop { mode: StopMode::Drain, by_ms, .. }) if *by_ms > 86_400_000);
+        assert!(out.iter().all(|(_, action)| unbounded(action)), "{out:?}");
+        out.clear();
+        pool.adjust(at(300), 3, &mut budget, &mut 0, &mut out);
+        assert_eq!(out, []);
+    }
+
+    #[test]
+    fn busy_workers_are_told_of_work_now_and_then() {
+        let mut pool = filled(2, 2);
+        let queue = QueueName::new("q").unwrap();
+        let looks = |out: &Actions| {
+            out.iter().filter(|(_, it)| matches!(it, Action::Send(ToChild::Look { .. }))).count()
+        };
+        let mut out = Vec::new();
+        pool.look(at(100), &queue, &mut out);
+        pool.look(at(101), &queue, &mut out);
+        assert_eq!((looks(&out), pool.next_deadline()), (2, Some(at(110))));
+        out.clear();
+        pool.time(at(110), false, &mut out);
+        assert_eq!(looks(&out), 2, "what came meanwhile");
+        out.clear();
+        pool.time(at(130), false, &mut out);
+        assert_eq!(looks(&out), 0);
     }
 
     #[test]
@@ -564,15 +666,24 @@ mod tests {
             let incarnation = pool.slots[&1].incarnation;
             pool.step(at(ms), 1, incarnation, Event::Gone, &mut out);
             pool.crashed([job.to_owned()].into_iter());
-            pool.step(at(ms), 1, incarnation, Event::Reaped { exit: Exit::Signal(6), jitter: 0.0 }, &mut out);
+            pool.step(
+                at(ms),
+                1,
+                incarnation,
+                Event::Reaped { exit: Exit::Signal(6), ran: false, jitter: 0.0 },
+                &mut out,
+            );
             pool.quarantine.is_some()
         };
         for _ in 0..6 {
             assert!(!crash(&mut pool, "q/one"));
         }
         assert!(!crash(&mut pool, "q/two"));
-        assert!(!crash(&mut pool, "q/three"));
-        assert!(crash(&mut pool, "q/four"));
+        assert!(!pool.is_at_fault());
+        assert!(crash(&mut pool, "q/three") && pool.is_at_fault());
+        // Tried again later: one crash is enough, and it is still not the job's.
+        pool.time(at(86_400_000), false, &mut Vec::new());
+        assert!(pool.quarantine.is_none() && pool.is_at_fault() && pool.is_on_trial());
     }
 
     #[test]
@@ -589,7 +700,13 @@ mod tests {
             let incarnation = pool.slots[&1].incarnation;
             pool.step(at(ms), 1, incarnation, Event::Spawned { pid: 3 }, &mut out);
             pool.step(at(ms), 1, incarnation, Event::Gone, &mut out);
-            pool.step(at(ms), 1, incarnation, Event::Reaped { exit: Exit::Code(1), jitter: 0.0 }, &mut out);
+            pool.step(
+                at(ms),
+                1,
+                incarnation,
+                Event::Reaped { exit: Exit::Code(1), ran: false, jitter: 0.0 },
+                &mut out,
+            );
             assert_eq!(pool.quarantine.is_some(), round == 4);
         }
     }

@@ -7,6 +7,8 @@ use roundsman_shared::clock::Mono;
 use roundsman_shared::names::WorkerId;
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Machine;
+
 /// Written so often even without news.
 const RENEW: Duration = Duration::from_secs(6);
 /// Written at most so often with news.
@@ -17,8 +19,14 @@ pub(crate) const LEASE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HostRecord {
     pub host: String,
+    /// Where the pids below mean something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
     pub supervisor: PidRecord,
     pub master: MasterRecord,
+    /// It was told to let nobody take jobs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quiet: bool,
     pub pools: Vec<PoolRecord>,
 }
 
@@ -44,7 +52,6 @@ pub(crate) struct PoolRecord {
     pub quarantined: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub saturated: bool,
-    /// Sorted, so that a later master knows where the jobs of its workers lie.
     #[serde(default)]
     pub queues: Vec<String>,
     pub workers: Vec<WorkerRecord>,
@@ -60,6 +67,9 @@ pub(crate) struct WorkerRecord {
     #[serde(default)]
     pub started: u64,
     pub state: String,
+    /// So that a later master knows where its jobs lie.
+    #[serde(default)]
+    pub queues: Vec<String>,
     pub jobs: Vec<JobRecord>,
     /// In bytes.
     pub rss: u64,
@@ -141,14 +151,17 @@ mod tests {
             id: WorkerId::new("box:mail:1:ab").unwrap(),
             pid: 9,
             started: 5,
+            queues: Vec::new(),
             state: state.into(),
             jobs: vec![JobRecord { queue: "q".into(), id: "a".into(), attempt: 1 }],
             rss,
         };
         HostRecord {
             host: "box".into(),
+            machine: Some(Machine::here()),
             supervisor: PidRecord { pid: 7 },
             master: MasterRecord { pid: 8, since: 1 },
+            quiet: false,
             pools: vec![PoolRecord {
                 pool: "mail".into(),
                 desired: 1,

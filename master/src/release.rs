@@ -24,7 +24,8 @@ const RETRY_CAP: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// We saw it: how it ended, and why if we ended it.
-    Seen { exit: Exit, fate: Option<Fate>, running: Vec<Posted> },
+    /// `pool_at_fault`: so many different jobs crashed it that none of them is charged any more.
+    Seen { exit: Exit, fate: Option<Fate>, running: Vec<Posted>, pool_at_fault: bool },
     /// It outlived an earlier master, and nobody saw its end.
     Unseen,
     /// Its lease lapsed: its host is gone, or cut off.
@@ -71,9 +72,13 @@ impl Release {
         let policy = self.policies.get(queue).cloned().unwrap_or_default();
         let mut returned = 0;
         loop {
-            let held = store.unacked(queue, &self.worker).await?;
+            let held = store.unacked(queue, &self.worker, None).await?;
             if held.is_empty() {
                 return Ok(returned);
+            }
+            #[cfg(target_os = "linux")]
+            if matches!(self.ending, Ending::Unseen | Ending::Lapsed) {
+                crate::leftovers::end(&held).await;
             }
             for batch in held.chunks(MAX_BATCH) {
                 let settlements = batch.iter().map(|held| self.settlement(held, &policy)).collect();
@@ -114,13 +119,13 @@ impl Release {
 
     /// What the end of the worker means for a job that it held.
     fn outcome(&self, held: &Held) -> Outcome {
-        let (exit, fate, running) = match &self.ending {
+        let (exit, fate, running, pool_at_fault) = match &self.ending {
             Ending::Lapsed => return Outcome::Lapsed,
             Ending::Unseen if held.started.is_some() => {
                 return Outcome::Killed { cause: "its worker ended while no master watched".to_owned() };
             }
             Ending::Unseen => return Outcome::GiveBack,
-            Ending::Seen { exit, fate, running } => (*exit, fate, running),
+            Ending::Seen { exit, fate, running, pool_at_fault } => (*exit, fate, running, *pool_at_fault),
         };
         let delivery = &held.delivery;
         let ran = running.iter().any(|posted| {
@@ -142,7 +147,7 @@ impl Release {
                 }
             }
             (Some(Fate::Stalled { why }), _) => Outcome::Crashed { cause: format!("stalled: {why}") },
-            (Some(Fate::Retired | Fate::Unready { .. }), _) | (None, Exit::Code(0)) => Outcome::GiveBack,
+            (Some(Fate::Retired | Fate::Unready { .. }), _) => Outcome::GiveBack,
             (None, Exit::Signal(9)) => {
                 Outcome::Killed { cause: "its worker was killed from outside (signal SIGKILL)".to_owned() }
             }
@@ -151,6 +156,8 @@ impl Release {
             }
             // The pool is at fault, not the job.
             (None, Exit::Code(64 | 78 | 126 | 127)) => Outcome::GiveBack,
+            (None, _) if pool_at_fault => Outcome::GiveBack,
+            (None, Exit::Code(0)) => Outcome::Crashed { cause: "exit code 0 in mid-job".to_owned() },
             (None, exit) => Outcome::Crashed { cause: exit.to_string() },
         }
     }
@@ -191,7 +198,7 @@ mod tests {
 
     fn seen(exit: Exit, fate: Option<Fate>) -> Release {
         let running = vec![Posted { queue: queue(), id: JobId::new("a").unwrap(), token: 7 }];
-        release(Ending::Seen { exit, fate, running })
+        release(Ending::Seen { exit, fate, running, pool_at_fault: false })
     }
 
     fn said(outcome: &Outcome) -> String {
@@ -214,7 +221,7 @@ mod tests {
             (Exit::Code(3), None, "crashed: exit code 3"),
             (Exit::Signal(9), None, "killed: its worker was killed from outside (signal SIGKILL)"),
             (Exit::Code(75), None, "killed: its worker left because it could not renew its lease"),
-            (Exit::Code(0), None, "given back"),
+            (Exit::Code(0), None, "crashed: exit code 0 in mid-job"),
             (Exit::Code(127), None, "given back"),
             (Exit::Signal(9), Some(Fate::Retired), "given back"),
             (Exit::Signal(9), timed_out("a"), "timed out"),

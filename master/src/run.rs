@@ -29,6 +29,7 @@ use crate::crew::Demand;
 use crate::event::Event;
 use crate::fleet::Fleet;
 use crate::listener::{self, Order};
+use crate::machine::Machine;
 use crate::orphans;
 use crate::parent::Parent;
 use crate::plan::Plan;
@@ -77,7 +78,13 @@ pub(crate) async fn serve(
     let spawner = Spawner::start(&input.environment)?;
     let around = Surroundings { events: events.clone(), spawner, sink: Sink::start()? };
     let queues = plan.queues();
-    let orders = listener::start(plan.store.clone(), start.host.clone(), queues.clone(), events.clone());
+    let orders = listener::start(
+        plan.store.clone(),
+        plan.durability,
+        start.host.clone(),
+        queues.clone(),
+        events.clone(),
+    );
     let now = Mono::now();
     let master = Master {
         fleet: Fleet::new(start.host.clone(), &plan, around.clone(), now),
@@ -86,6 +93,7 @@ pub(crate) async fn serve(
         parent,
         around,
         orders,
+        listening: queues,
         store: None,
         waiting: Vec::new(),
         releasing: BTreeSet::new(),
@@ -93,6 +101,7 @@ pub(crate) async fn serve(
         live: BTreeMap::new(),
         registry: Schedule::default(),
         adopted: false,
+        machine: Machine::here(),
         since: Wall::now(),
         ticks: 0,
         stopping: None,
@@ -115,6 +124,8 @@ struct Master {
     parent: Parent,
     around: Surroundings,
     orders: mpsc::Sender<Order>,
+    /// What the listener listens for; sorted.
+    listening: Vec<QueueName>,
     store: Option<Store>,
     /// Releases that wait for the store to be opened.
     waiting: Vec<Release>,
@@ -124,6 +135,7 @@ struct Master {
     registry: Schedule,
     /// The entry of an earlier master was read, so that it may be written over.
     adopted: bool,
+    machine: Machine,
     since: Wall,
     ticks: u64,
     stopping: Option<Stopping>,
@@ -206,6 +218,7 @@ impl Master {
                 if let Some(release) = self.fleet.reaped(&key, exit, tail, now) {
                     self.release(release);
                 }
+                self.listen();
                 self.rescale(now);
             }
             Event::Released { worker, returned } => {
@@ -218,6 +231,20 @@ impl Master {
             Event::Unfit(why) => {
                 tracing::error!(why, "the store cannot be used");
                 self.stop(StopMode::Release, None, exit::CONFIG, "the store cannot be used", now);
+            }
+            Event::Namesake => {
+                let host = &self.start.host;
+                tracing::error!(
+                    "the store is served as host {host} already, by another machine or container: stop that one \
+                     first, or give this one a name of its own with --host-id"
+                );
+                self.stop(
+                    StopMode::Release,
+                    None,
+                    exit::CONFLICT,
+                    "another machine serves as this host",
+                    now,
+                );
             }
             Event::Pulse { queue, pulse, clock } => {
                 self.fleet.clock = Some(clock);
@@ -267,6 +294,7 @@ impl Master {
             ToChild::Welcome { .. }
             | ToChild::Policies { .. }
             | ToChild::Wake { .. }
+            | ToChild::Look { .. }
             | ToChild::Cancel { .. } => {}
         }
     }
@@ -330,6 +358,17 @@ impl Master {
         }
     }
 
+    /// Listens for what is served, and for what a worker from before a change of settings may still hold.
+    fn listen(&mut self) {
+        let mut queues = self.plan.queues();
+        queues.extend(self.fleet.held_queues().cloned());
+        queues.sort_unstable();
+        queues.dedup();
+        if queues != self.listening && self.orders.try_send(Order::Queues(queues.clone())).is_ok() {
+            self.listening = queues;
+        }
+    }
+
     fn rescale(&mut self, now: Mono) {
         if self.stopping.is_none() {
             self.fleet.scale(now);
@@ -372,7 +411,10 @@ impl Master {
                 tracing::warn!(%queue, %problem, "a live setting is left out");
             }
         }
-        self.fleet.policies = policies;
+        if self.fleet.policies != policies {
+            self.fleet.policies = policies;
+            self.fleet.renew_intake();
+        }
         self.fleet.tell_policies(changed);
     }
 
@@ -393,7 +435,7 @@ impl Master {
         self.plan = Plan { store, ..plan };
         self.fleet.arrange(&self.plan, now);
         self.apply_live(None);
-        let _ = self.orders.try_send(Order::Queues(self.plan.queues()));
+        self.listen();
         self.rescale(now);
         tracing::info!("the settings were read again");
     }
@@ -432,7 +474,8 @@ impl Master {
 
     async fn leave(self) -> io::Result<u8> {
         let code = self.stopping.as_ref().map_or(exit::OK, |stopping| stopping.code);
-        if let Some(store) = &self.store {
+        // The entry of a namesake is not ours to remove.
+        if let Some(store) = self.store.as_ref().filter(|_| self.adopted) {
             let _ = tokio::time::timeout(LEAVE, store.leave(&self.start.host)).await;
         }
         self.parent.finish(&FromChild::Bye { why: "stopped".to_owned(), code: i32::from(code) });
@@ -442,11 +485,13 @@ impl Master {
     fn register(&mut self, now: Mono) {
         let Some(store) = self.store.clone().filter(|_| self.adopted) else { return };
         let fleet = &self.fleet;
-        let (start, since) = (&self.start, self.since);
+        let (start, since, machine) = (&self.start, self.since, &self.machine);
         let record = || HostRecord {
             host: start.host.clone(),
+            machine: Some(machine.clone()),
             supervisor: PidRecord { pid: start.supervisor_pid },
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
+            quiet: fleet.paused,
             pools: fleet.records(),
         };
         let Some(record) = self.registry.due(now, record) else { return };

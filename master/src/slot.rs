@@ -66,18 +66,19 @@ pub enum Event {
     },
     /// What it says is not the protocol.
     Garbled,
-    /// Finish what runs, within `by`, and leave.
+    /// Finish what runs, and leave; within `by`, else by the jobs' own timeouts.
     Drain {
-        by: Duration,
+        by: Option<Duration>,
         why: String,
     },
     /// Give everything back and leave.
     Release,
     /// Its exit was seen; nothing may be sent to it from now on.
     Gone,
-    /// The exit is known, and nothing of it is left. `jitter` lies in -1 to 1.
+    /// The exit is known, and nothing of it is left. `ran`: jobs were running then. `jitter` lies in -1 to 1.
     Reaped {
         exit: Exit,
+        ran: bool,
         jitter: f64,
     },
     /// A moment passed. `blind`: the master itself does not reach the store.
@@ -208,8 +209,8 @@ impl Slot {
             State::Empty => return,
         };
         match event {
-            Event::Reaped { exit, jitter } => {
-                let death = life.death(exit);
+            Event::Reaped { exit, ran, jitter } => {
+                let death = life.death(exit, ran);
                 let lived = life.ready.is_some_and(|ready| now.since(ready) >= HEALTHY);
                 self.bury(now, death, lived, jitter, out);
             }

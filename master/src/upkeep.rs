@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::event::Event;
 
 /// A queue in which nothing ends is trimmed so often, for what grows old.
-const TRIM_IDLE: Duration = Duration::from_secs(300);
+const TRIM_IDLE: Duration = Duration::from_secs(60);
 /// Pieces of one queue's trimming before others have their turn.
 const TRIMS: usize = 8;
 /// Batches of follow-ups that are moved before others have their turn.

@@ -25,6 +25,9 @@ pub struct HostRecord {
     pub supervisor: Option<ProcessRecord>,
     #[serde(default)]
     pub master: Option<ProcessRecord>,
+    /// It was told to take no jobs (USR1).
+    #[serde(default)]
+    pub quiet: bool,
     #[serde(default)]
     pub pools: Vec<PoolRecord>,
 }
@@ -160,6 +163,21 @@ impl Fleet {
             })
     }
 
+    /// The hosts that take no jobs since they were told so, if all that serve the queue do.
+    pub fn hushed(&self, queue: &str) -> Option<String> {
+        let serving =
+            self.hosts.iter().filter(|host| host.pools.iter().any(|pool| pool.serves(queue) != Served::No));
+        let (quiet, others): (Vec<&HostRecord>, Vec<&HostRecord>) = serving.partition(|host| host.quiet);
+        if quiet.is_empty() || !others.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = quiet.iter().map(|host| host.host.as_str()).collect();
+        Some(format!(
+            "{} is quiet (it was sent USR1) and takes no jobs until it is restarted",
+            names.join(", ")
+        ))
+    }
+
     /// What to say of a queue that nobody serves, if that is so.
     pub fn neglect(&self, queue: &str) -> Option<String> {
         match self.serves(queue) {
@@ -199,6 +217,15 @@ mod tests {
         let sick =
             PoolRecord { quarantined: Some("exit 127".into()), why: "x".into(), ..PoolRecord::default() };
         assert_eq!(sick.why(), "quarantined: exit 127; x");
+    }
+
+    #[test]
+    fn a_quiet_host_is_told_of_where_no_other_serves() {
+        let quiet = r#"{"host":"a","quiet":true,"pools":[{"pool":"p","queues":["mail"]}]}"#;
+        assert!(fleet(&[quiet]).hushed("mail").is_some_and(|text| text.starts_with("a is quiet")));
+        assert_eq!(fleet(&[quiet]).hushed("other"), None);
+        let loud = r#"{"host":"b","pools":[{"pool":"p","queues":["mail"]}]}"#;
+        assert_eq!(fleet(&[quiet, loud]).hushed("mail"), None);
     }
 
     #[test]

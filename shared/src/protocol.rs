@@ -147,6 +147,10 @@ pub enum ToChild {
     Wake {
         queue: String,
     },
+    /// There may be work in this queue for one that is busy now: its next pull is to look there too. Not answered.
+    Look {
+        queue: String,
+    },
     /// This running job is to be cancelled.
     Cancel {
         queue: String,

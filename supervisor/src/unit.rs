@@ -186,7 +186,7 @@ pub(crate) struct Unit {
     /// The largest of all pools.
     grace: Duration,
     quiet: bool,
-    ever_ready: bool,
+    ever_served: bool,
     /// When restarts were held against the master, the oldest first; at most [`MOST_RESTARTS`] + 1.
     failures: VecDeque<Mono>,
     beat: Option<Beat>,
@@ -203,7 +203,7 @@ impl Unit {
             wish: Wish::Serve,
             grace,
             quiet: false,
-            ever_ready: false,
+            ever_served: false,
             failures: VecDeque::new(),
             beat: None,
             seen: now,
@@ -327,14 +327,16 @@ impl Unit {
             }
             (Phase::Booting, FromChild::Ready) => {
                 *phase = Phase::Ready { since: now };
-                self.ever_ready = true;
                 actions.push(Action::Note(Note::Ready { pid }));
                 if self.wish == Wish::Serve {
                     let status = format!("serving, master {pid}");
                     actions.push(Action::Tell(News::Ready { status }));
                 }
             }
-            (_, FromChild::Hb(beat)) => self.beat = Some(beat),
+            (_, FromChild::Hb(beat)) => {
+                self.ever_served |= beat.store_ok;
+                self.beat = Some(beat);
+            }
             (_, FromChild::Draining { why }) => actions.push(Action::Note(Note::Draining { pid, why })),
             (_, FromChild::Bye { why, code }) => actions.push(Action::Note(Note::Bye { pid, why, code })),
             (_, FromChild::Warn { code, message }) => {
@@ -364,9 +366,13 @@ impl Unit {
         }
         if let Exit::Code(code) = exit
             && let Ok(code @ (exit::CONFIG | exit::UNAVAILABLE)) = u8::try_from(code)
-            && !self.ever_ready
+            && !self.ever_served
         {
             return self.finish(code, actions);
+        }
+        // Somebody else serves as this host: another master would only meet him again.
+        if exit == Exit::Code(i32::from(exit::CONFLICT)) {
+            return self.finish(exit::CONFLICT, actions);
         }
         actions.push(Action::Tell(News::Status(format!("master {pid} died; starting another"))));
         let held_against = match (exit, ready_since) {

@@ -5,16 +5,22 @@
 
 #[path = "fleet/brokers.rs"]
 mod brokers;
+#[path = "fleet/changes.rs"]
+mod changes;
 #[path = "fleet/clock.rs"]
 mod clock;
 #[path = "fleet/deaths.rs"]
 mod deaths;
 #[path = "fleet/exec.rs"]
 mod exec;
+#[path = "fleet/fairness.rs"]
+mod fairness;
 #[path = "fleet/harm.rs"]
 mod harm;
 #[path = "fleet/inbox.rs"]
 mod inbox;
+#[path = "fleet/namesake.rs"]
+mod namesake;
 #[path = "fleet/operate.rs"]
 mod operate;
 #[path = "fleet/parents.rs"]
@@ -33,5 +39,7 @@ mod stop;
 mod stream;
 #[path = "fleet/transports.rs"]
 mod transports;
+#[path = "fleet/stubborn.rs"]
+mod stubborn;
 #[path = "fleet/unfit.rs"]
 mod unfit;

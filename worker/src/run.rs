@@ -1,7 +1,7 @@
 //! The worker's one loop.
 //!
 //! ```text
-//!            ToChild                         Command
+//!            ToChild                          Desk
 //!   master ───────────▶ ┌──────────────┐ ──────────────▶ slots (own thread)
 //!          ◀─────────── │  this loop,  │ ◀──────────────
 //!            FromChild  │  a Session   │     Report
@@ -34,8 +34,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::Handlers;
-use crate::session::{Action, Event, Session};
-use crate::slots::{self, Command, Report, Slots};
+use crate::session::{Action, Event, Seq, Session};
+use crate::slots::{self, Report, Slots};
 use crate::{builtin, spawn};
 
 /// How long the master may take to say what to do.
@@ -48,6 +48,9 @@ const BEAT_GAP: Duration = Duration::from_millis(100);
 const SAY_BUSY_AFTER: Duration = Duration::from_millis(5);
 /// Without a master, a job that does not stop at its timeout is left behind, with its process, after this.
 const OVERRUN: Duration = Duration::from_secs(5);
+
+/// A worker that is not fit to run jobs leaves with those that have not stopped, after this.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
 pub(crate) type Make = Box<dyn FnOnce() -> Handlers + Send>;
 
@@ -174,8 +177,28 @@ enum Opened {
     Leave(u8, String),
 }
 
-/// Opens the store, for as long as it takes, beating meanwhile.
-async fn open_store(assignment: &Assignment, link: &mut Link) -> Opened {
+/// Opens the store, for as long as it takes, beating meanwhile; unless the worker is told to leave.
+async fn open_store(assignment: &Assignment, link: &mut Link, signals: &mut Signals) -> Opened {
+    let Link { outgoing, incoming, .. } = link;
+    let told = async {
+        let Some(incoming) = incoming else { return std::future::pending().await };
+        loop {
+            match incoming.recv().await {
+                Some(Incoming::Message(ToChild::Stop { why, .. })) => return why,
+                Some(Incoming::Closed) | None => return "the master is gone".to_owned(),
+                Some(_) => {}
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        why = told => Opened::Leave(exit::OK, why),
+        _ = signals.next() => Opened::Leave(exit::OK, "it was told to by a signal".to_owned()),
+        opened = wait_for_store(assignment, outgoing.as_ref()) => opened,
+    }
+}
+
+async fn wait_for_store(assignment: &Assignment, outgoing: Option<&Outgoing>) -> Opened {
     let config = assignment.store_config();
     let mut said = false;
     loop {
@@ -190,23 +213,11 @@ async fn open_store(assignment: &Assignment, link: &mut Link) -> Opened {
             }
             Err(_) => {}
         }
-        link.send(FromChild::Hb(Beat { doing: Doing::Starting, store_ok: false, ..Beat::default() }));
-        let stop = async {
-            match &mut link.incoming {
-                Some(incoming) => loop {
-                    match incoming.recv().await {
-                        Some(Incoming::Message(ToChild::Stop { why, .. })) => return why,
-                        Some(Incoming::Closed) | None => return "the master is gone".to_owned(),
-                        Some(_) => {}
-                    }
-                },
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            why = stop => return Opened::Leave(exit::OK, why),
-            () = tokio::time::sleep(REOPEN_AFTER) => {}
+        if let Some(outgoing) = outgoing {
+            let beat = Beat { doing: Doing::Starting, store_ok: false, ..Beat::default() };
+            outgoing.send(FromChild::Hb(beat));
         }
+        tokio::time::sleep(REOPEN_AFTER).await;
     }
 }
 
@@ -217,7 +228,7 @@ async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, 
         }
         _ => return link.leave(exit::FAILED, "signals cannot be received".to_owned()),
     };
-    let store = match open_store(&assignment, &mut link).await {
+    let store = match open_store(&assignment, &mut link, &mut signals).await {
         Opened::Store(store) => store,
         Opened::Leave(code, why) => return link.leave(code, why),
     };
@@ -237,10 +248,12 @@ async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, 
         store,
         slots,
         calls: FuturesUnordered::new(),
+        returned: Vec::new(),
         beat_at: now,
         beaten: (Doing::Starting, now),
         busy_since: None,
         unfit: None,
+        leave_by: None,
         link,
     };
     serving.link.send(FromChild::Ready);
@@ -281,12 +294,16 @@ struct Loop {
     store: Store,
     slots: Slots,
     calls: FuturesUnordered<LocalBoxFuture<'static, Event>>,
+    /// Jobs taken back from the slots, of which the session is to be told.
+    returned: Vec<Seq>,
     link: Link,
     beat_at: Mono,
     /// What the last beat said, and when.
     beaten: (Doing, Mono),
     busy_since: Option<Mono>,
     unfit: Option<(u8, String)>,
+    /// An unfit worker waits no longer for its jobs.
+    leave_by: Option<Mono>,
 }
 
 /// One thing that happened to the loop.
@@ -306,8 +323,13 @@ impl Loop {
         let start = Event::Tick(Vec::new());
         self.session.step(Mono::now(), start, &mut actions);
         loop {
-            if let Some(leave) = self.carry_out(&mut actions).await {
+            if let Some(leave) = self.carry_out(&mut actions) {
                 return self.unfit.take().unwrap_or(leave);
+            }
+            if !self.returned.is_empty() {
+                let returned = Event::Returned(std::mem::take(&mut self.returned));
+                self.session.step(Mono::now(), returned, &mut actions);
+                continue;
             }
             let now = Mono::now();
             self.consider_beat(now);
@@ -351,10 +373,10 @@ impl Loop {
     fn report(&mut self, now: Mono, report: Report, actions: &mut Vec<Action>) {
         match report {
             Report::Finished(finished) => self.session.step(now, Event::Finished(finished), actions),
-            Report::Returned(returned) => self.session.step(now, Event::Returned(returned), actions),
             Report::Unfit { code, why } => {
-                tracing::error!(code, "{why}");
+                tracing::error!(code, "this worker cannot go on: {why}");
                 self.unfit.get_or_insert_with(|| (code, why.clone()));
+                self.leave_by.get_or_insert(now + LEAVE_WITHIN);
                 self.stop(now, StopMode::Release, &why, actions);
             }
         }
@@ -363,6 +385,7 @@ impl Loop {
     fn message(&mut self, now: Mono, message: Incoming, actions: &mut Vec<Action>) {
         let event = match message {
             Incoming::Message(ToChild::Wake { queue }) => QueueName::new(&queue).ok().map(Event::Wake),
+            Incoming::Message(ToChild::Look { queue }) => QueueName::new(&queue).ok().map(Event::Look),
             Incoming::Message(ToChild::Cancel { queue, id }) => {
                 match (QueueName::new(&queue), JobId::new(&id)) {
                     (Ok(queue), Ok(id)) => Some(Event::Cancel { queue, id }),
@@ -423,8 +446,11 @@ impl Loop {
                 actions.push(Action::Leave { code: exit::TIMED_OUT, why });
             }
         }
+        if self.leave_by.is_some_and(|by| now >= by) {
+            actions.push(Action::Leave { code: exit::OK, why: "its jobs do not stop".to_owned() });
+        }
         // Also while nothing runs: an executor at rest is told from a stuck one by this alone.
-        let _ = self.slots.commands.try_send(Command::Tick);
+        self.slots.nudge();
         self.beat(now);
     }
 
@@ -484,7 +510,7 @@ impl Loop {
     }
 
     /// Carries out actions; answers the exit code and why, once the session leaves.
-    async fn carry_out(&mut self, actions: &mut Vec<Action>) -> Option<(u8, String)> {
+    fn carry_out(&mut self, actions: &mut Vec<Action>) -> Option<(u8, String)> {
         for action in actions.drain(..) {
             match action {
                 Action::Exchange { settle, pull } => {
@@ -501,10 +527,10 @@ impl Loop {
                         Event::Renewed { sent, queue: request.queue, result }
                     }));
                 }
-                Action::Reconcile(queue) => {
+                Action::Reconcile(queue, newer_than) => {
                     let (store, worker) = (self.store.clone(), self.session.worker().clone());
                     self.calls.push(Box::pin(async move {
-                        let result = store.unacked(&queue, &worker).await;
+                        let result = store.unacked(&queue, &worker, newer_than).await;
                         Event::Reconciled { queue, result }
                     }));
                 }
@@ -517,22 +543,14 @@ impl Loop {
                         Event::Tick(Vec::new())
                     }));
                 }
-                Action::Run(tasks) => self.command(Command::Run(tasks)),
-                Action::TakeBack => self.command(Command::TakeBack),
-                Action::StopJob(seq, why) => self.command(Command::Stop(seq, why)),
+                Action::Run(tasks) => self.slots.run(tasks),
+                Action::TakeBack => self.returned.extend(self.slots.take_back()),
+                Action::StopJob(seq, why) => self.slots.stop(seq, why),
                 Action::Full(queue) => self.link.send(FromChild::Full { queue: queue.to_string() }),
                 Action::Leave { code, why } => return Some((code, why)),
             }
         }
         None
-    }
-
-    fn command(&self, command: Command) {
-        // The channel holds more commands than the session can have under way; a thread that is stuck for so long that
-        // it is full is found by the beats.
-        if self.slots.commands.try_send(command).is_err() {
-            tracing::error!("the slots take no commands");
-        }
     }
 }
 

@@ -2,25 +2,29 @@
 //! acknowledgements.
 //!
 //! ```text
-//!   session ──Command──▶ slots thread ──Report──▶ session
-//!                 │            │
-//!                 └── Gauge ◀──┘   which job each slot runs, readable while the thread is stuck in one
+//!   session ──Desk──▶ slots thread ──Report──▶ session
+//!               │            │
+//!               └── Gauge ◀──┘   which job each slot runs
 //! ```
+//! Desk and gauge can be used while the thread is stuck in a job: what waits can be taken back, nothing is refused, and
+//! nothing piles up.
+//!
 //! Jobs are polled where they stand: one that ends at its first poll costs no task, no timer and no wake-up. What has
 //! ended is reported in batches.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{FutureExt as _, LocalBoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use roundsman_shared::board::Board;
 use roundsman_shared::clock::Mono;
+use roundsman_shared::exit;
 use roundsman_shared::job::settle::Outcome;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::api::{Context, Ended, Handlers, NO_PROGRESS, Patience, panicked};
 use crate::session::{Finished, Running, Seq, StopJob, Task};
@@ -33,19 +37,9 @@ const REPORT_AT: usize = 64;
 const REPORT_WITHIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-pub(crate) enum Command {
-    Run(Vec<Task>),
-    TakeBack,
-    Stop(Seq, StopJob),
-    /// Proof that the thread still turns: see [`Gauge::tick`].
-    Tick,
-}
-
-#[derive(Debug)]
 pub(crate) enum Report {
     Finished(Vec<Finished>),
-    Returned(Vec<Seq>),
-    /// The handler cannot work at all.
+    /// The handler cannot work at all, or a slot is lost: the worker is to leave.
     Unfit {
         code: u8,
         why: String,
@@ -96,12 +90,65 @@ impl Gauge {
     }
 }
 
-/// The session's ends of the channels.
+/// What the session wants of the slots.
+#[derive(Debug, Default)]
+struct Desk {
+    orders: Mutex<Orders>,
+    /// Wakes the thread. However often it is used while the thread is busy, it is one call.
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    queue: VecDeque<Task>,
+    /// At most one for each job that is held.
+    stops: HashMap<Seq, StopJob>,
+    closed: bool,
+}
+
+impl Desk {
+    /// Nothing in here is left half-done by a panic.
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The session's side.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    pub(crate) commands: mpsc::Sender<Command>,
+    desk: Arc<Desk>,
     pub(crate) reports: mpsc::Receiver<Report>,
     pub(crate) gauge: Arc<Gauge>,
+}
+
+impl Slots {
+    pub(crate) fn run(&self, tasks: Vec<Task>) {
+        self.desk.orders().queue.extend(tasks);
+        self.desk.bell.notify_one();
+    }
+
+    /// Takes back what has not been started.
+    pub(crate) fn take_back(&self) -> Vec<Seq> {
+        self.desk.orders().queue.drain(..).map(|task| task.seq).collect()
+    }
+
+    /// Stops a job, whether it runs or waits. The first reason counts.
+    pub(crate) fn stop(&self, seq: Seq, why: StopJob) {
+        self.desk.orders().stops.entry(seq).or_insert(why);
+        self.desk.bell.notify_one();
+    }
+
+    /// Asks for proof that the thread still turns: see [`Gauge::tick`].
+    pub(crate) fn nudge(&self) {
+        self.desk.bell.notify_one();
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        self.desk.orders().closed = true;
+        self.desk.bell.notify_one();
+    }
 }
 
 /// Starts the thread. `make` builds the handlers on it.
@@ -110,11 +157,10 @@ pub(crate) fn start(
     board: Option<Board>,
     make: Box<dyn FnOnce() -> Handlers + Send>,
 ) -> std::io::Result<Slots> {
-    // Commands are few: batches of tasks, and one stop a running job at most.
-    let (commands, command_receiver) = mpsc::channel(1024);
+    let desk = Arc::new(Desk::default());
     let (report_sender, reports) = mpsc::channel(REPORTS);
     let gauge = Arc::new(Gauge::new(slots));
-    let shared = gauge.clone();
+    let (shared, orders) = (gauge.clone(), desk.clone());
     std::thread::Builder::new().name("slots".to_owned()).spawn(move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -130,7 +176,7 @@ pub(crate) fn start(
                 handlers: make(),
                 board,
                 gauge: shared,
-                queue: VecDeque::new(),
+                desk: orders,
                 live: FuturesUnordered::new(),
                 stops: HashMap::new(),
                 free: (0..slots).rev().collect(),
@@ -140,13 +186,13 @@ pub(crate) fn start(
                 finished_since: None,
                 reports: report_sender,
             };
-            bench.turn(command_receiver).await;
+            bench.turn().await;
         });
         runtime.block_on(turning);
         // Threads of blocking handlers may never end.
         runtime.shutdown_background();
     })?;
-    Ok(Slots { commands, reports, gauge })
+    Ok(Slots { desk, reports, gauge })
 }
 
 struct Done {
@@ -160,7 +206,7 @@ struct Bench {
     handlers: Handlers,
     board: Option<Board>,
     gauge: Arc<Gauge>,
-    queue: VecDeque<Task>,
+    desk: Arc<Desk>,
     live: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     stops: HashMap<Seq, oneshot::Sender<StopJob>>,
     free: Vec<usize>,
@@ -173,12 +219,11 @@ struct Bench {
 }
 
 impl Bench {
-    async fn turn(&mut self, mut commands: mpsc::Receiver<Command>) {
+    async fn turn(&mut self) {
         loop {
             self.gauge.tick.fetch_add(1, Ordering::Relaxed);
-            // Commands first, so that a take-back is not outrun by the jobs it is about.
-            while let Ok(command) = commands.try_recv() {
-                self.obey(command).await;
+            if !self.obey() {
+                return;
             }
             let started = self.start_next().await;
             let overdue = self.finished_since.is_some_and(|since| Mono::now().since(since) >= REPORT_WITHIN);
@@ -190,52 +235,46 @@ impl Bench {
             }
             tokio::select! {
                 biased;
-                command = commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
-                    None => return,
-                },
+                () = self.desk.bell.notified() => {}
                 Some(done) = self.live.next(), if !self.live.is_empty() => self.done(done).await,
             }
         }
     }
 
-    async fn obey(&mut self, command: Command) {
-        match command {
-            Command::Run(tasks) => self.queue.extend(tasks),
-            Command::TakeBack => {
-                let returned: Vec<Seq> = self.queue.drain(..).map(|task| task.seq).collect();
-                if !returned.is_empty() {
-                    self.send(Report::Returned(returned)).await;
-                }
-            }
-            Command::Stop(seq, why) => {
-                if let Some(stop) = self.stops.remove(&seq) {
-                    let _ = stop.send(why);
-                } else if let Some(at) = self.queue.iter().position(|task| task.seq == seq) {
-                    self.queue.remove(at);
-                    let outcome =
-                        if why == StopJob::Cancelled { Outcome::Cancelled } else { Outcome::GiveBack };
-                    let now = Mono::now();
-                    self.finished.push(Finished {
-                        seq,
-                        outcome,
-                        started: now,
-                        ended: now,
-                        stderr_tail: None,
-                    });
-                }
-            }
-            Command::Tick => {}
+    /// Stops what is to be stopped. Answers false once nobody wants anything any more.
+    fn obey(&mut self) -> bool {
+        let mut orders = self.desk.orders();
+        if orders.closed {
+            return false;
         }
+        for (seq, why) in std::mem::take(&mut orders.stops) {
+            if let Some(stop) = self.stops.remove(&seq) {
+                let _ = stop.send(why);
+            } else if let Some(at) = orders.queue.iter().position(|task| task.seq == seq) {
+                orders.queue.remove(at);
+                let outcome = if why == StopJob::Cancelled { Outcome::Cancelled } else { Outcome::GiveBack };
+                let now = Mono::now();
+                self.finished_since.get_or_insert(now);
+                self.finished.push(Finished { seq, outcome, started: now, ended: now, stderr_tail: None });
+            }
+        }
+        true
+    }
+
+    /// The next job, where it may start.
+    fn next_task(&self) -> Option<Task> {
+        let mut orders = self.desk.orders();
+        let alone = orders.queue.front()?.alone;
+        if self.alone || self.free.is_empty() || (alone && self.free.len() < self.slots) {
+            return None;
+        }
+        orders.queue.pop_front()
     }
 
     /// Starts the next job if there is one and it may start. Answers whether it did.
     async fn start_next(&mut self) -> bool {
-        let Some(task) = self.queue.front() else { return false };
-        if self.alone || self.free.is_empty() || (task.alone && self.free.len() < self.slots) {
-            return false;
-        }
-        let (Some(task), Some(slot)) = (self.queue.pop_front(), self.free.pop()) else { return false };
+        let Some(task) = self.next_task() else { return false };
+        let Some(slot) = self.free.pop() else { return false };
         self.alone = task.alone;
         let started = Mono::now();
         let cell = &self.gauge.cells[slot];
@@ -283,9 +322,12 @@ impl Bench {
         self.gauge.cells[slot].seq.store(0, Ordering::Release);
         self.stops.remove(&seq);
         self.alone = false;
-        self.free.push(slot);
+        // A worker that leaves starts nothing more here; a handler that does not return may still hold the slot.
+        if ended.unfit.is_none() {
+            self.free.push(slot);
+        }
         // The next job's entry takes this one's place; only a slot that falls idle is cleared.
-        if self.queue.is_empty()
+        if self.desk.orders().queue.is_empty()
             && let Some(board) = &self.board
         {
             let _ = board.post(slot, None);
@@ -326,6 +368,7 @@ struct Guard {
 impl Guard {
     async fn watch(self) -> Ended {
         let Self { mut run, patience, timeout, stop, mut stopped } = self;
+        let begun = Mono::now();
         let why = tokio::select! {
             biased;
             ended = &mut run => return ended,
@@ -336,8 +379,18 @@ impl Guard {
         let ended = match patience {
             Patience::Drop => None,
             Patience::Wait(limit) => tokio::time::timeout(limit, &mut run).await.ok(),
+            Patience::Forever if why == Some(StopJob::Cancelled) => {
+                // The job ends here as cancelled, whatever becomes of its thread; only the process's end stops that.
+                let left = timeout.saturating_sub(Mono::now().since(begun));
+                match tokio::time::timeout(left, &mut run).await {
+                    Ok(ended) => Some(ended),
+                    Err(_) => return stuck(timeout),
+                }
+            }
             Patience::Forever => Some(run.await),
         };
+        // A job that is cancelled while it stops at its timeout is not tried again.
+        let why = why.or_else(|| stopped.try_recv().ok().filter(|why| *why == StopJob::Cancelled));
         if let Some(Ended { outcome: outcome @ Outcome::Done { .. }, stderr_tail, unfit }) = ended {
             return Ended { outcome, stderr_tail, unfit };
         }
@@ -350,3 +403,12 @@ impl Guard {
         Ended { outcome, stderr_tail, unfit: None }
     }
 }
+
+/// The end of a cancelled job whose handler goes on.
+fn stuck(timeout: Duration) -> Ended {
+    let why = format!("a cancelled job has not stopped at its timeout of {timeout:?}");
+    Ended { outcome: Outcome::Cancelled, stderr_tail: None, unfit: Some((exit::OK, why)) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -41,10 +41,11 @@ pub struct Death {
 }
 
 impl Exit {
-    /// Neither a clean exit, nor one that says that the set-up or the lease was at fault, nor a SIGKILL from outside.
+    /// Whether the job that ran then is to answer for it: not where the exit says that the set-up or the lease was at
+    /// fault, nor where a SIGKILL came from outside. An exit with 0 in mid-job is no clean one.
     #[must_use]
     pub const fn is_crash(self) -> bool {
-        !matches!(self, Self::Code(0 | 64 | 75 | 78 | 126 | 127) | Self::Signal(9))
+        !matches!(self, Self::Code(64 | 75 | 78 | 126 | 127) | Self::Signal(9))
     }
 }
 

@@ -20,8 +20,10 @@ const RELEASE: Duration = Duration::from_secs(5);
 const ABORT: Duration = Duration::from_secs(2);
 /// To be gone after SIGKILL.
 const KILL: Duration = Duration::from_secs(5);
-/// The worker ends a job at its timeout by itself; so much later its master ends the worker.
-const OVERDUE: Duration = Duration::from_secs(5);
+/// Longer than any job: each ends by its own timeout before.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+/// One that leaves and has run nothing for so long is helped along.
+const LINGER: Duration = Duration::from_secs(10);
 /// A worker is taken to be idle again so long after it was woken, unless its beat says otherwise.
 const WAKE_OUTSTANDING: Duration = Duration::from_millis(2);
 
@@ -113,6 +115,12 @@ impl Life {
         matches!(self.phase, Phase::Spawning | Phase::Hello { .. } | Phase::Booting { .. })
     }
 
+    /// Whether it has said that it leaves, or was told to.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     /// Serves and runs nothing.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -143,14 +151,6 @@ impl Life {
         }
     }
 
-    /// The longest that a job of it may still run, by its own timeout.
-    #[must_use]
-    pub fn longest_left(&self, now: Mono) -> Duration {
-        let age = now.since(self.heard);
-        let left = |job: &RunningJob| Duration::from_millis(u64::try_from(job.left).unwrap_or(0));
-        self.beat.jobs.iter().map(left).max().unwrap_or_default().saturating_sub(age)
-    }
-
     pub(super) fn next_deadline(&self, detection: &Detection) -> Option<Mono> {
         let vital = || {
             let silence = self.heard + detection.silence;
@@ -164,7 +164,10 @@ impl Life {
             Phase::Spawning | Phase::Stuck | Phase::Reaping => None,
             Phase::Serving => Some(vital().min(self.heard + detection.suspect)),
             Phase::Suspect => Some(vital()),
-            Phase::Draining { by } => Some(by.min(vital())),
+            Phase::Draining { by } => {
+                let by = by.min(vital());
+                Some(self.idle.map_or(by, |idle| by.min(idle + LINGER)))
+            }
             Phase::Hello { by }
             | Phase::Booting { by }
             | Phase::Releasing { by }
@@ -193,7 +196,7 @@ impl Life {
             Event::Hung { why } => self.stall(now, why.to_owned(), out),
             Event::Garbled => {
                 out.push(Action::Note("what it says is not the protocol; it is replaced".to_owned()));
-                self.drain(now, self.longest_left(now) + OVERDUE, "protocol", out);
+                self.drain(now, None, "protocol", out);
             }
             Event::Drain { by, why } => self.drain(now, by, &why, out),
             Event::Release => match self.phase {
@@ -252,7 +255,7 @@ impl Life {
     }
 
     fn step_garbled(&mut self, now: Mono, out: &mut Vec<Action>) {
-        self.drain(now, self.longest_left(now) + OVERDUE, "protocol", out);
+        self.drain(now, None, "protocol", out);
     }
 
     fn become_ready(&mut self, now: Mono, out: &mut Vec<Action>) {
@@ -296,11 +299,14 @@ impl Life {
     fn leave_by_itself(&mut self, now: Mono) {
         self.leaving = true;
         if matches!(self.phase, Phase::Booting { .. } | Phase::Serving) {
-            self.phase = Phase::Draining { by: now + self.longest_left(now) + 2 * OVERDUE };
+            self.phase = Phase::Draining { by: now + FOREVER };
+            self.idle = self.idle.map(|_| now);
         }
     }
 
-    fn drain(&mut self, now: Mono, by: Duration, why: &str, out: &mut Vec<Action>) {
+    /// Without a bound its jobs end by their own timeouts. No beat is new enough to tell how long that is.
+    fn drain(&mut self, now: Mono, by: Option<Duration>, why: &str, out: &mut Vec<Action>) {
+        let by = by.unwrap_or(FOREVER);
         let by_ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         match &mut self.phase {
             Phase::Spawning => self.leaving = true,
@@ -324,6 +330,7 @@ impl Life {
                 // Who is not ready has nothing to finish.
                 let by = if self.ready.is_some() { by } else { by.min(RELEASE) };
                 self.phase = Phase::Draining { by: now + by };
+                self.idle = self.idle.map(|_| now);
                 out.push(Action::Send(ToChild::Stop { mode: StopMode::Drain, by_ms, why: why.to_owned() }));
             }
             Phase::Releasing { .. }
@@ -446,16 +453,22 @@ impl Life {
                 out.push(Action::Send(ToChild::Ping));
             }
             Phase::Draining { by } if now >= by => self.release(now, out),
+            // Nothing that it runs holds it any more.
+            Phase::Draining { .. } if self.idle.is_some_and(|idle| now.since(idle) >= LINGER) => {
+                self.release(now, out);
+            }
             _ => {}
         }
     }
 
-    pub(super) fn death(&self, exit: Exit) -> Death {
+    /// `ran`: it had jobs to answer for when it ended.
+    pub(super) fn death(&self, exit: Exit, ran: bool) -> Death {
         let finished = self.beat.done + self.beat.failed > 0;
         let failure = if finished { Blame::Job } else { Blame::Worker { ready: self.ready.is_some() } };
         let blame = match (&self.fate, exit) {
             (Some(Fate::Retired), _) => Blame::Nobody,
             (Some(_), _) => failure,
+            (None, Exit::Code(0)) if ran => failure,
             (None, Exit::Code(0 | 75) | Exit::Signal(9)) => Blame::Nobody,
             (None, Exit::Code(64 | 78 | 126 | 127)) => Blame::SetUp,
             (None, Exit::Code(_) | Exit::Signal(_)) => failure,

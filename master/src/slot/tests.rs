@@ -72,7 +72,7 @@ impl Bench {
     }
 
     fn die(&mut self, exit: Exit) -> Death {
-        self.step(Event::Gone).step(Event::Reaped { exit, jitter: 0.0 });
+        self.step(Event::Gone).step(Event::Reaped { exit, ran: false, jitter: 0.0 });
         let deaths = self.out.iter().rev().find_map(|action| match action {
             Action::Died(death) => Some(death.clone()),
             _ => None,
@@ -113,7 +113,7 @@ fn the_usual_life() {
     assert!(bench.slot.life().unwrap().is_idle());
     bench.beat(busy(2, 1000));
     assert_eq!(bench.slot.life().unwrap().state(), "busy");
-    bench.step(Event::Drain { by: Duration::from_secs(30), why: "w".into() });
+    bench.step(Event::Drain { by: Some(Duration::from_secs(30)), why: "w".into() });
     assert!(matches!(bench.phase(), Phase::Draining { .. }));
     bench.beat(Beat { doing: Doing::Draining, ..idle(3) });
     let death = bench.die(Exit::Code(0));
@@ -238,7 +238,7 @@ fn a_frozen_executor_is_ended_unless_a_job_has_time() {
 #[test]
 fn draining_ends_in_release_then_abort_then_kill() {
     let mut bench = Bench::serving();
-    bench.beat(busy(1, 100_000)).step(Event::Drain { by: Duration::from_secs(2), why: "stop".into() });
+    bench.beat(busy(1, 100_000)).step(Event::Drain { by: Some(Duration::from_secs(2)), why: "stop".into() });
     for tick in 2..4 {
         bench.after(1000).beat(busy(tick, 100_000));
     }
@@ -255,7 +255,7 @@ fn draining_ends_in_release_then_abort_then_kill() {
 #[test]
 fn who_is_let_go_before_it_was_there_leaves_at_once() {
     let mut bench = Bench::new();
-    bench.step(Event::Spawn).step(Event::Drain { by: Duration::from_secs(30), why: "w".into() });
+    bench.step(Event::Spawn).step(Event::Drain { by: Some(Duration::from_secs(30)), why: "w".into() });
     assert!(!bench.slot.is_filled());
     bench.step(Event::Spawned { pid: 7 });
     assert_eq!(bench.signals(), [Deadly::Term, Deadly::Cont]);
@@ -324,7 +324,13 @@ fn an_earlier_incarnation_is_not_heard() {
     bench.out.clear();
     bench.slot.step(at(1), 1, Event::Spawned { pid: 3 }, &DETECTION, &mut bench.out);
     bench.slot.step(at(1), 1, Event::Gone, &DETECTION, &mut bench.out);
-    bench.slot.step(at(1), 1, Event::Reaped { exit: Exit::Code(1), jitter: 0.0 }, &DETECTION, &mut bench.out);
+    bench.slot.step(
+        at(1),
+        1,
+        Event::Reaped { exit: Exit::Code(1), ran: false, jitter: 0.0 },
+        &DETECTION,
+        &mut bench.out,
+    );
     assert_eq!((bench.phase(), bench.out.len()), (Phase::Spawning, 0));
 }
 
@@ -358,11 +364,11 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Noisy),
         Just(Event::Hung { why: "h" }),
         Just(Event::Garbled),
-        (0_u64..60_000).prop_map(|ms| Event::Drain { by: Duration::from_millis(ms), why: "w".into() }),
+        (0_u64..60_000).prop_map(|ms| Event::Drain { by: Some(Duration::from_millis(ms)), why: "w".into() }),
         Just(Event::Release),
         Just(Event::Gone),
         prop_oneof![(0_i32..130).prop_map(Exit::Code), (1_i32..16).prop_map(Exit::Signal)]
-            .prop_map(|exit| Event::Reaped { exit, jitter: -1.0 }),
+            .prop_map(|exit| Event::Reaped { exit, ran: false, jitter: -1.0 }),
         any::<bool>().prop_map(|blind| Event::Time { blind }),
     ]
 }
@@ -398,7 +404,7 @@ proptest! {
             prop_assert!(matches!(life.phase, Phase::Stuck | Phase::Reaping), "{:?}", life.phase);
         }
         if bench.slot.life().is_some() {
-            bench.step(Event::Gone).step(Event::Reaped { exit: Exit::Signal(9), jitter: 0.0 });
+            bench.step(Event::Gone).step(Event::Reaped { exit: Exit::Signal(9), ran: false, jitter: 0.0 });
         }
         prop_assert!(bench.slot.life().is_none());
     }

@@ -37,6 +37,7 @@ pub async fn run(context: &Context, queue: &QueueName, jsonl: bool) -> Result<u8
         results: Vec::new(),
         failed: 0,
         stored: 0,
+        silent: false,
         bar: context.screen.progress(0, "jobs stored"),
     };
     let read = bulk.read(BufReader::with_capacity(READ_AHEAD, tokio::io::stdin())).await;
@@ -66,6 +67,8 @@ struct Bulk<'b> {
     results: Vec<Value>,
     failed: u64,
     stored: u64,
+    /// Nobody reads standard output any more.
+    silent: bool,
     bar: indicatif::ProgressBar,
 }
 
@@ -121,10 +124,25 @@ impl Bulk<'_> {
                 ids.push('\n');
             }
         }
-        if let Some(ids) = ids.strip_suffix('\n') {
-            self.context.screen.line(ids)?;
+        match ids.strip_suffix('\n') {
+            Some(ids) if !self.silent => self.printed(self.context.screen.line(ids)),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// A reader that goes away, as `head` does, wants no more ids; the jobs are stored all the same.
+    fn printed(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
+        match result {
+            Err(failure) if failure.code() == exit::OK => {
+                self.silent = true;
+                Ok(())
+            }
+            Err(failure) => Err(failure.advise(format!(
+                "standard output cannot be written; stored {} by then",
+                many(self.stored, "job")
+            ))),
+            Ok(()) => Ok(()),
+        }
     }
 
     fn cut_off(&self, error: StoreError, line: u64) -> Failure {
@@ -147,7 +165,10 @@ impl Bulk<'_> {
 
     fn report(&mut self, result: &Value) -> Result<(), Failure> {
         if self.jsonl {
-            return self.context.screen.row(result);
+            if self.silent {
+                return Ok(());
+            }
+            return self.printed(self.context.screen.row(result));
         }
         self.results.push(result.clone());
         Ok(())

@@ -207,6 +207,13 @@ async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Re
         0 => {}
         hosts => findings.ok("fleet", format!("{} heard", many(hosts, "host"))),
     }
+    for host in fleet.hosts.iter().filter(|host| host.quiet) {
+        findings.warning(
+            "fleet",
+            format!("{} is quiet (it was sent USR1) and takes no jobs", host.host),
+            "restart it when its running jobs have ended",
+        );
+    }
     Ok(())
 }
 

@@ -151,6 +151,7 @@ impl Facts<'_> {
         let mut reasons = vec![format!("it has been due since {}", moment(job.due, self.now))];
         reasons.extend(self.paused());
         reasons.extend(self.fleet.neglect(name));
+        reasons.extend(self.fleet.hushed(name));
         let kind = job.kind.as_deref();
         if self.kind_is_unknown() || kind.is_some_and(|kind| self.fleet.is_stranger(name, kind)) {
             let kind = self.quoted_kind();

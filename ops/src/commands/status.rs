@@ -38,7 +38,8 @@ pub async fn run(context: &Context) -> Result<u8, Failure> {
         };
         for host in &fleet.hosts {
             let (supervisor, master) = (pid(&host.supervisor), pid(&host.master));
-            screen.line(&format!("host   {}  supervisor {supervisor}, master {master}", host.host))?;
+            let quiet = if host.quiet { "  quiet: it takes no jobs" } else { "" };
+            screen.line(&format!("host   {}  supervisor {supervisor}, master {master}{quiet}", host.host))?;
         }
         screen.line("")?;
         let rows: Vec<Vec<String>> = fleet

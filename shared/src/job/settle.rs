@@ -141,6 +141,16 @@ pub struct Settlement {
     pub progress: String,
     /// The digest to remember a chosen id by, when the job ends.
     pub remember: Option<String>,
+    /// For a job that would go on waiting: what is written instead, if its worker had been told to cancel it. Only the
+    /// store knows at that moment, and it writes no progress of its own.
+    pub if_cancelled: Option<IfCancelled>,
+}
+
+/// How a job ends that somebody cancelled while it ran, and whose delivery ended in another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IfCancelled {
+    pub progress: String,
+    pub remember: Option<String>,
 }
 
 /// Works out what an outcome does. `jitter` lies in 0 to 1.
@@ -177,14 +187,24 @@ pub fn settle(
             stderr_tail: run.stderr_tail.as_deref().map(|text| tail(text, MAX_STDERR_TAIL)),
         });
     }
-    let mut remember = None;
+    let digest = || delivery.record.chosen().then(|| delivery.record.digest());
+    let (mut remember, mut if_cancelled) = (None, None);
+    if matches!(decision.write, Write::Return { .. }) {
+        // No error ended it; what went wrong stands with the attempts.
+        let ended = Progress {
+            state: Some(FinalState::Cancelled),
+            ended: Some(run.ended),
+            due: Some(delivery.due.as_millis()),
+            error: None,
+            ..progress.clone()
+        };
+        if_cancelled = Some(IfCancelled { progress: ended.encode(delivery.token), remember: digest() });
+    }
     progress.due = match &decision.write {
         Write::Finish { state, .. } => {
             progress.state = Some(*state);
             progress.ended = Some(run.ended);
-            if delivery.record.chosen() {
-                remember = Some(delivery.record.digest());
-            }
+            remember = digest();
             Some(delivery.due.as_millis())
         }
         Write::Return { again: Again::Front } => Some(delivery.due.as_millis()),
@@ -199,6 +219,7 @@ pub fn settle(
         write: decision.write,
         progress: progress.encode(delivery.token),
         remember,
+        if_cancelled,
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::clock::StoreClock;
+use crate::job::progress::Token;
 use crate::job::spec::Due;
 use crate::job::view::Found;
 use crate::names::{JobId, Namespace, QueueName, WorkerId};
@@ -123,8 +124,10 @@ verbs! {
     /// nothing there has nothing to lose: the answer is not `lost`.
     renew(request: &RenewRequest) -> Renewed;
 
-    /// What a worker holds under lease in a queue, with records, at most [`MAX_BATCH`].
-    unacked(queue: &QueueName, worker: &WorkerId) -> Vec<Held>;
+    /// What a worker holds under lease in a queue, with records, from the oldest pull: at most [`MAX_BATCH`] jobs, and
+    /// whole pulls. With `newer_than` only what later pulls gave; so the token of the last job leads to the next page,
+    /// and an empty page ends it.
+    unacked(queue: &QueueName, worker: &WorkerId, newer_than: Option<Token>) -> Vec<Held>;
 
     /// Looks at a queue, and at whose lease has lapsed. Called once a second by each master while anything waits or runs;
     /// a gap in these calls of more than 3 s means that nobody could renew, and holds back lapsing for one lease.

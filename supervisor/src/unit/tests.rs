@@ -15,7 +15,7 @@ fn hello(nonce: u64) -> Event {
 }
 
 fn beat() -> Event {
-    Event::Said(FromChild::Hb(Beat::default()))
+    Event::Said(FromChild::Hb(Beat { store_ok: true, ..Beat::default() }))
 }
 
 fn stop() -> Event {
@@ -120,6 +120,7 @@ fn what_counts_against_a_master() {
         let mut stage = Stage::new();
         if ready {
             stage.get_ready();
+            stage.feed(beat());
         }
         stage.pass(lived);
         assert_eq!(stage.dies(exit), [Action::Start], "{exit:?}");
@@ -172,8 +173,21 @@ fn what_a_restart_cannot_mend_is_passed_on_at_the_first_start_only() {
         let mut stage = Stage::new();
         stage.feed(hello(5));
         assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
+        // Ready, but its store was never reached, or found unfit.
         let mut stage = Stage::ready();
+        assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
+        let mut stage = Stage::ready();
+        stage.feed(beat());
         assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Start]);
+    }
+}
+
+#[test]
+fn a_host_that_is_served_by_another_is_left_to_it() {
+    for mut stage in [Stage::new(), Stage::ready()] {
+        stage.feed(hello(5));
+        let code = exit::CONFLICT;
+        assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
     }
 }
 

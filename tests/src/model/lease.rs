@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use roundsman_shared::clock::StoreTime;
+use roundsman_shared::job::FinalState;
 use roundsman_shared::job::lifecycle::Event;
+use roundsman_shared::job::progress::Token;
 use roundsman_shared::job::settle::{Again, Delivery, Settlement, Write};
 use roundsman_shared::job::view::Unacked;
 use roundsman_shared::names::{QueueName, WorkerId};
@@ -90,9 +92,9 @@ impl Model {
         answers
     }
 
-    /// What a worker holds, from the oldest delivery; equally old ones by id.
+    /// What a worker holds, from the oldest delivery; equally old ones by id. Whole deliveries, at most a batch.
     #[must_use]
-    pub fn unacked(&self, name: &QueueName, worker: &WorkerId) -> Vec<Held> {
+    pub fn unacked(&self, name: &QueueName, worker: &WorkerId, newer_than: Option<Token>) -> Vec<Held> {
         let Some(queue) = self.queues.get(name) else { return Vec::new() };
         let held = |id| {
             let job: &Job = &queue.jobs[&id];
@@ -103,7 +105,16 @@ impl Model {
             let delivery = Delivery { queue: name.clone(), id, token, due, record, progress };
             Held { delivery, started: held.started, deadline: held.deadline }
         };
-        queue.holds(worker).into_iter().take(MAX_BATCH).map(held).collect()
+        let is_newer = |held: &Held| newer_than.is_none_or(|token| held.delivery.token > token);
+        let all: Vec<_> = queue.holds(worker).into_iter().map(held).filter(is_newer).collect();
+        let mut page = Vec::new();
+        for pull in all.chunk_by(|a, b| a.delivery.token == b.delivery.token) {
+            if page.len() + pull.len() > MAX_BATCH {
+                break;
+            }
+            page.extend_from_slice(pull);
+        }
+        page
     }
 
     pub fn pulse(&mut self, queue: &QueueName, lease: Duration, now: StoreTime) -> Pulse {
@@ -154,8 +165,20 @@ impl Queue {
         let Some(due) = current.map(|held| held.due) else {
             return if job.settled_by() == Some(settlement.token) { Answer::Ok } else { Answer::Stale };
         };
+        let cancelled = matches!(job.place, Kept::Running { cancel: true, .. });
         job.progress = Some(settlement.progress.clone());
         match &settlement.write {
+            // What somebody cancelled does not start again.
+            Write::Return { .. } if cancelled => {
+                let ended = settlement.if_cancelled.as_ref().expect("what may start again may be cancelled");
+                job.progress = Some(ended.progress.clone());
+                let state = FinalState::Cancelled;
+                job.step(Event::AckCancelled, Kept::Ended { state, at: now, order: self.ended }, now);
+                self.ended += 1;
+                if let Some(digest) = &ended.remember {
+                    self.remember(&settlement.id, digest.clone(), now);
+                }
+            }
             Write::Return { again } => {
                 let score = match again {
                     Again::After(span) => now + *span,

@@ -1,6 +1,6 @@
 //! What belongs to no job: doctor, settings, the program itself, signals and pipes.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::Duration;
@@ -125,6 +125,19 @@ fn a_reader_that_goes_away_is_no_error() {
         let status = child.wait().unwrap();
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?} {:?}", status.signal());
     }
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_no_storing() {
+    let rig = Rig::new();
+    let mut command = rig.site.command(&["enqueue", "q", "--ndjson", "-q"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn::start(command).unwrap();
+    drop(child.stdout.take());
+    let input: String = (0..3000).map(|n| format!("{{\"payload\":{n}}}\n")).collect();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(rig.json(&["queue", "show", "q"])["ready"], 3000);
 }
 
 #[test]

@@ -50,10 +50,17 @@ impl Twin<'_> {
             self.compare_list(queue, state).await.map_err(|why| format!("the list of {state}: {why}"))?;
         }
         for number in 0..=WORKERS {
-            let mut store = self.store.unacked(queue, &worker(number)).await.map_err(failed)?;
-            let mut model = self.model.unacked(queue, &worker(number));
+            let holder = worker(number);
+            let mut store = self.store.unacked(queue, &holder, None).await.map_err(failed)?;
+            let mut model = self.model.unacked(queue, &holder, None);
+            if let Some(first) = model.first().map(|held| held.delivery.token) {
+                store.extend(self.store.unacked(queue, &holder, Some(first)).await.map_err(failed)?);
+                model.extend(self.model.unacked(queue, &holder, Some(first)));
+            }
             for all in [&mut store, &mut model] {
-                all.sort_by(|a, b| a.delivery.id.cmp(&b.delivery.id));
+                all.sort_by(|a, b| {
+                    (a.delivery.token, &a.delivery.id).cmp(&(b.delivery.token, &b.delivery.id))
+                });
             }
             let strip = |held: &Held| {
                 let mut held = held.clone();

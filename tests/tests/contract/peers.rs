@@ -88,7 +88,7 @@ impl Watch {
     /// Takes what a dead peer held.
     async fn release(&mut self, number: u8) {
         loop {
-            let held = self.bed.store.unacked(&self.bed.queue, &worker(number)).await.unwrap();
+            let held = self.bed.store.unacked(&self.bed.queue, &worker(number), None).await.unwrap();
             if held.is_empty() {
                 return;
             }

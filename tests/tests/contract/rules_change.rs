@@ -12,7 +12,9 @@ use crate::stores::{Bed, HOUR, done, due_at, id, new_job, on_each_store, settled
 on_each_store![
     a_cancelled_job_never_runs,
     a_running_job_is_cancelled_by_its_worker,
-    a_cancellation_ends_with_the_delivery,
+    what_was_cancelled_does_not_start_again,
+    what_was_cancelled_and_done_is_done,
+    a_cancellation_concerns_one_delivery,
     what_has_ended_or_is_unknown_is_not_cancelled,
     a_waiting_job_is_moved_in_time,
     only_a_waiting_job_is_moved_in_time,
@@ -78,14 +80,76 @@ async fn a_running_job_is_cancelled_by_its_worker(bed: Bed) {
     assert!(bed.renew(1, HOUR, vec![]).await.cancel.is_empty());
 }
 
-async fn a_cancellation_ends_with_the_delivery(bed: Bed) {
+async fn what_was_cancelled_does_not_start_again(bed: Bed) {
+    let error = || "no".to_owned();
+    let outcomes = [
+        Outcome::Retry { error: error(), after: Some(Duration::ZERO) },
+        Outcome::TimedOut { error: error() },
+        Outcome::Snooze(HOUR),
+        Outcome::UnknownKind { kind: "k".to_owned() },
+        Outcome::GiveBack,
+        Outcome::Crashed { cause: error() },
+        Outcome::Killed { cause: error() },
+        Outcome::Lapsed,
+    ];
+    bed.store.pulse(&bed.queue, Duration::ZERO).await.unwrap();
+    let names: Vec<_> = (0..outcomes.len()).map(|n| format!("j{n}")).collect();
+    bed.enqueue(&names.iter().map(|name| new_job(name)).collect::<Vec<_>>()).await;
+    for (name, outcome) in names.iter().zip(outcomes.clone()) {
+        let held = bed.pull_as(1, 1, Duration::ZERO).await.deliveries;
+        assert_eq!(held[0].id.as_str(), name);
+        assert_eq!(cancel(&bed, name).await, Cancelled::Told(worker(1)));
+        let charged =
+            !matches!(outcome, Outcome::GiveBack | Outcome::Snooze(_) | Outcome::UnknownKind { .. });
+        let settlement = settled(&held[0], 1, outcome.clone());
+        let answers = if matches!(outcome, Outcome::Lapsed) {
+            bed.sweep(1, &held).await
+        } else {
+            bed.settle(vec![settlement.clone()]).await
+        };
+        assert_eq!(answers, [Answer::Ok], "{outcome:?}");
+        let found = bed.look(name).await.unwrap();
+        assert_eq!((found.state(), found.progress.error.as_deref()), (State::Cancelled, None), "{outcome:?}");
+        assert_eq!(found.progress.attempts.len(), 1, "what was tried is known: {outcome:?}");
+        assert_eq!(found.progress.attempt, u32::from(charged), "{outcome:?}");
+        assert!(found.progress.ended.is_some() && found.progress.due.is_some(), "{outcome:?}");
+        // Its last word can be said again, and its id is known as that of any job that has ended.
+        assert_eq!(bed.settle(vec![settlement]).await, [Answer::Ok], "{outcome:?}");
+        assert_eq!(bed.enqueue(&[new_job(name)]).await, [Enqueued::Existing]);
+        bed.store.delete(&bed.queue, &id(name)).await.unwrap();
+    }
+    let overview = bed.store.overview(&bed.queue).await.unwrap();
+    let waiting = (overview.ready, overview.scheduled, overview.running);
+    assert_eq!((waiting, overview.ended_total), ((0, 0, 0), outcomes.len() as u64));
+    assert_eq!(bed.store.pulse(&bed.queue, HOUR).await.unwrap().outbox, 0);
+    assert!(bed.pull(9).await.is_empty());
+}
+
+async fn what_was_cancelled_and_done_is_done(bed: Bed) {
     bed.enqueue(&[new_job("a"), new_job("b")]).await;
     let held = bed.pull(2).await;
     cancel(&bed, "a").await;
-    bed.settle(vec![settled(&held[0], 1, Outcome::GiveBack)]).await;
+    cancel(&bed, "b").await;
+    bed.settle(vec![settled(&held[0], 1, done()), settled(&held[1], 1, dead())]).await;
+    assert_eq!((bed.state("a").await, bed.state("b").await), (Some(State::Done), Some(State::Dead)));
+}
+
+async fn a_cancellation_concerns_one_delivery(bed: Bed) {
+    bed.enqueue(&[new_job("a"), new_job("b")]).await;
+    let held = bed.pull(2).await;
+    cancel(&bed, "a").await;
+    let back = |at: usize| settled(&held[at], 1, Outcome::GiveBack);
+    bed.settle(vec![back(0), back(1)]).await;
     assert!(bed.renew(1, HOUR, vec![]).await.cancel.is_empty());
-    assert_eq!(bed.pulled_ids(9).await, ["a"]);
-    assert!(bed.renew(1, HOUR, vec![]).await.cancel.is_empty());
+    // Once it was retried, it runs and is put back as any other.
+    assert_eq!(retry(&bed, "a").await, Changed::Ok);
+    for _ in 0..2 {
+        let mut held = bed.pull(9).await;
+        held.sort_by(|a, b| a.id.cmp(&b.id));
+        assert_eq!(held.iter().map(|delivery| delivery.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(bed.renew(1, HOUR, vec![]).await.cancel.is_empty());
+        bed.settle(held.iter().map(|delivery| settled(delivery, 1, Outcome::GiveBack)).collect()).await;
+    }
 }
 
 async fn what_has_ended_or_is_unknown_is_not_cancelled(bed: Bed) {

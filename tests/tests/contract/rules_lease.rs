@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundsman_shared::clock::StoreTime;
 use roundsman_shared::job::settle::Delivery;
 use roundsman_shared::job::{Outcome, State};
-use roundsman_shared::store::{Answer, Mark, PullRequest};
+use roundsman_shared::store::{Answer, MAX_BATCH, Mark, PullRequest};
 
 use crate::stores::{Bed, HOUR, done, new_job, on_each_store, settled, worker};
 
@@ -26,6 +26,7 @@ on_each_store![
     a_sweep_can_be_repeated,
     whoever_gave_back_is_not_lost,
     marks_are_kept_with_the_delivery,
+    all_that_is_held_is_found_page_by_page,
     a_clock_that_jumped_delivers_nothing,
     a_paused_queue_delivers_nothing,
     an_exchange_does_both,
@@ -248,7 +249,7 @@ async fn marks_are_kept_with_the_delivery(bed: Bed) {
         |at: usize, token| Mark { id: held[at].id.clone(), token, started: 1_700_000_000_123, deadline: -5 };
     bed.renew(1, HOUR, vec![mark(0, held[0].token), mark(1, held[1].token - 1)]).await;
     bed.renew(2, HOUR, vec![mark(1, held[1].token)]).await;
-    let mut unacked = bed.store.unacked(&bed.queue, &worker(1)).await.unwrap();
+    let mut unacked = bed.store.unacked(&bed.queue, &worker(1), None).await.unwrap();
     unacked.sort_by(|x, y| x.delivery.id.cmp(&y.delivery.id));
     assert_eq!((unacked[0].started, unacked[0].deadline), (Some(1_700_000_000_123), Some(-5)));
     assert_eq!((unacked[1].started, unacked[1].deadline), (None, None));
@@ -256,7 +257,40 @@ async fn marks_are_kept_with_the_delivery(bed: Bed) {
         [unacked[0].delivery.clone(), unacked[1].delivery.clone()],
         [held[0].clone(), held[1].clone()]
     );
-    assert!(bed.store.unacked(&bed.queue, &worker(2)).await.unwrap().is_empty());
+    assert!(bed.store.unacked(&bed.queue, &worker(2), None).await.unwrap().is_empty());
+}
+
+async fn all_that_is_held_is_found_page_by_page(bed: Bed) {
+    // Pulls of very different sizes, of which no few fill a page exactly.
+    let sizes = [200, 100, 1, 256, 3, 255, 2];
+    let mut given = Vec::new();
+    for (n, size) in sizes.into_iter().enumerate() {
+        let jobs: Vec<_> = (0..size).map(|at| new_job(&format!("j{n}.{at:03}"))).collect();
+        bed.enqueue(&jobs).await;
+        let pulled = bed.pull(size).await;
+        assert_eq!(pulled.len(), size);
+        given.push(pulled);
+    }
+    let page = async |newer_than| bed.store.unacked(&bed.queue, &worker(1), newer_than).await.unwrap();
+    let (mut newer_than, mut found) = (None, Vec::new());
+    loop {
+        let held = page(newer_than).await;
+        assert!(held.len() <= MAX_BATCH, "{}", held.len());
+        let Some(last) = held.last() else { break };
+        assert!(held.is_sorted_by_key(|held| held.delivery.token), "the oldest first");
+        assert!(newer_than.is_none_or(|token| held[0].delivery.token > token));
+        newer_than = Some(last.delivery.token);
+        found.extend(held.into_iter().map(|held| held.delivery));
+    }
+    let sorted = |mut all: Vec<Delivery>| {
+        all.sort_by(|a, b| (a.token, &a.id).cmp(&(b.token, &b.id)));
+        all
+    };
+    assert_eq!(sorted(found), sorted(given.concat()));
+    // What a worker asks that was given an answer up to some pull, and may have missed the ones after it.
+    let lost = page(Some(given[4][0].token)).await;
+    assert_eq!(lost.len(), 255, "the next would not be whole");
+    assert!(lost.iter().all(|held| held.delivery.token == given[5][0].token));
 }
 
 async fn a_clock_that_jumped_delivers_nothing(bed: Bed) {

@@ -104,7 +104,7 @@ async fn a_recovered_job_keeps_its_due_time(bed: Bed) {
         bed.settle(vec![settled(&last, 1, Outcome::GiveBack)]).await;
         last = bed.pull(1).await.remove(0);
         assert_eq!((last.id.as_str(), last.due.as_millis()), ("recovered", first.due.as_millis()));
-        assert_eq!(bed.store.unacked(&bed.queue, &worker(1)).await.unwrap()[0].delivery, last);
+        assert_eq!(bed.store.unacked(&bed.queue, &worker(1), None).await.unwrap()[0].delivery, last);
     }
     bed.settle(vec![settled(&last, 1, done())]).await;
     assert_eq!(bed.look("recovered").await.unwrap().progress.due, Some(first.due.as_millis()));

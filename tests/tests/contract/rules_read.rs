@@ -185,7 +185,7 @@ async fn an_unknown_queue_is_empty(bed: Bed) {
         assert_eq!(store.purge(name, state).await.unwrap(), 0);
     }
     assert!(bed.pull(1).await.is_empty());
-    assert!(store.unacked(name, &worker(1)).await.unwrap().is_empty());
+    assert!(store.unacked(name, &worker(1), None).await.unwrap().is_empty());
     assert!(store.outbox(name).await.unwrap().is_empty());
     assert!(store.live(name).await.unwrap().is_empty());
     assert!(!bed.renew(1, HOUR, vec![]).await.lost);

@@ -65,7 +65,7 @@ impl Twin<'_> {
     ) -> Checked {
         self.a_later_millisecond().await?;
         let name = self.queues[at].clone();
-        let held = self.store.unacked(&name, &worker(number)).await.map_err(failed)?;
+        let held = self.store.unacked(&name, &worker(number), None).await.map_err(failed)?;
         let settle = |held: &roundsman_shared::store::Held| {
             self.settlement(&held.delivery, number, held.started.is_some(), outcome.clone())
         };

@@ -66,23 +66,28 @@ fn other_ends_are_named_for_what_they_are(store: Store) {
     let settings = "[queues.default]\nmax_crashes = 1\nmax_attempts = 1\n";
     let rig = Rig::with_fixture(store, "min_workers = 2\nmax_workers = 4\n", settings);
     let up = rig.up(2);
-    for (kind, payload, outcome, named) in [
+    for (number, (kind, payload, outcome, named)) in [
         ("segv", "null", "crashed", "SIGSEGV"),
         ("exit", r#"{"code":3}"#, "crashed", "3"),
+        ("exit", r#"{"code":0}"#, "crashed", "exit code 0"),
         ("panic", "null", "retry", "on purpose"),
         ("dead", "null", "dead", "it is of no use"),
         ("echo-of-nobody", "null", "", ""),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("{kind}-{number}");
         // A worker that has never finished a job would be at fault itself.
-        rig.enqueue(&format!("good-{kind}"), "echo", "null");
-        rig.wait_state(&up, &format!("good-{kind}"), "done");
-        rig.enqueue(kind, kind, payload);
+        rig.enqueue(&format!("good-{number}"), "echo", "null");
+        rig.wait_state(&up, &format!("good-{number}"), "done");
+        rig.enqueue(&id, kind, payload);
         if outcome.is_empty() {
-            let job = rig.wait_job(&up, kind, SOON, |job| job["state"] == "scheduled");
+            let job = rig.wait_job(&up, &id, SOON, |job| job["state"] == "scheduled");
             assert_eq!(job["attempt"], json!(0), "{job}");
             continue;
         }
-        let job = rig.wait_state(&up, kind, "dead");
+        let job = rig.wait_state(&up, &id, "dead");
         assert_eq!(outcomes(&job), [outcome], "{job}");
         assert!(job["error"].as_str().unwrap().contains(named), "{job}");
     }

@@ -91,6 +91,35 @@ fn a_worker_that_dies_with_its_master_gives_its_job_back(store: Store) {
     assert_eq!(outcomes(&job), ["killed", "done"], "{job}");
 }
 
+/// The command that such a worker had started is not its child any more, nor anybody's who would end it.
+fn a_command_whose_worker_died_with_the_master_is_ended_first(store: Store) {
+    let rig = Rig::new(store, "");
+    rig.script("script.sh", "#!/bin/sh\necho $$ >> pids\nsleep 60\n");
+    let up = rig.up_with(0, &["--", "./script.sh"]);
+    rig.ok(&["enqueue", "default", "--id", "a"]);
+    let pids = || -> Vec<u32> {
+        let text = std::fs::read_to_string(rig.site.work().join("pids")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let first =
+        wait_for("the command", SOON, || pids().first().copied().ok_or_else(|| "none".to_owned())).unwrap();
+    let first = Process::of(first).unwrap();
+    wait_marked(&rig, &up, "a");
+    let workers = wait_for("the worker in the registry", SOON, || {
+        let workers = up.workers().map_err(|error| error.to_string())?;
+        if workers.is_empty() { Err(log(&up)) } else { Ok(workers) }
+    });
+    let (master, workers) = (master_process(&up).unwrap(), workers.unwrap());
+    master.signal(Signal::KILL).unwrap();
+    for (_, worker) in &workers {
+        worker.signal(Signal::KILL).unwrap();
+    }
+    let begun = wait_for("the command to run again", SOON, || {
+        if pids().len() > 1 { Ok(first.is_alive()) } else { Err(rig.job("a").to_string()) }
+    });
+    assert!(!begun.unwrap_or_else(|late| panic!("{late}\n{}", log(&up))), "both ran at once\n{}", log(&up));
+}
+
 fn nothing_outlives_a_killed_supervisor_by_more_than_its_jobs(store: Store) {
     let rig = Rig::with_fixture(store, "min_workers = 2\nmax_workers = 3\n", "");
     let up = rig.up(2);
@@ -146,6 +175,7 @@ fn a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next(store: Store) {
 on_both!(
     a_killed_master_is_replaced_and_nothing_is_lost,
     a_worker_that_dies_with_its_master_gives_its_job_back,
+    a_command_whose_worker_died_with_the_master_is_ended_first,
     nothing_outlives_a_killed_supervisor_by_more_than_its_jobs,
     a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next
 );

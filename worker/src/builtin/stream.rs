@@ -6,10 +6,11 @@
 //!   {"id":"…","ok":true,"result":…}  or  {"id":"…","ok":false,"error":"…","retry":false}  ◀── program
 //! ```
 //! The program is started with the first job. When it dies, the jobs that it had are charged with a crash, and it is
-//! started again with the next one; a job over its timeout, or cancelled, costs the program its life, and its other jobs
-//! go back uncharged.
+//! started again with the next one, unless it left by itself, with 0, after having worked: then it may never have read
+//! them; a job over its timeout, or cancelled, costs the program its life, and its other jobs
+//! go back uncharged. Jobs that come meanwhile wait until it is gone, with all that it started.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::process::ExitStatusExt as _;
 use std::rc::Rc;
@@ -32,8 +33,12 @@ use crate::spawn;
 
 /// Bytes of an answer.
 const MAX_ANSWER: u64 = 1024 * 1024;
+/// Where the id of an answer that is too long is looked for.
+const HEAD: usize = 512;
 /// Jobs that may wait for the program to read them: as many as there can be slots.
 const WAITING: usize = 256;
+/// How long the pipes of a program that has ended are read on.
+const LINGER: Duration = Duration::from_millis(50);
 /// Lines of standard error that are logged a second; the rest is dropped.
 const LOGGED: u32 = 100;
 
@@ -46,6 +51,12 @@ struct Question<'a> {
     token: i64,
     /// Unix ms.
     deadline: i64,
+}
+
+/// Of an answer that is wrong otherwise.
+#[derive(Deserialize)]
+struct Named {
+    id: String,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +90,8 @@ struct Live {
     lines: mpsc::Sender<String>,
     waiting: Waiting,
     kill: Rc<tokio::sync::Notify>,
+    /// It is killed by us: no job is given to it any more, and none that it has is charged.
+    doomed: Rc<Cell<bool>>,
 }
 
 impl Stream {
@@ -100,6 +113,14 @@ impl Handler for Stream {
 }
 
 async fn ask(shared: &Rc<Shared>, task: &Task, mut context: Context) -> Ended {
+    let doomed = shared.live.borrow().clone().filter(|live| live.doomed.get());
+    if let Some(live) = doomed {
+        tokio::select! {
+            biased;
+            () = live.lines.closed() => {}
+            () = context.stopped() => return Outcome::GiveBack.into(),
+        }
+    }
     let live = match program(shared) {
         Ok(live) => live,
         Err(ended) => return ended,
@@ -115,15 +136,10 @@ async fn ask(shared: &Rc<Shared>, task: &Task, mut context: Context) -> Ended {
         biased;
         answer = &mut answered => answer.unwrap_or_else(|_| Outcome::GiveBack.into()),
         () = context.stopped() => {
-            // Nothing else can stop a job in it. The other jobs are given back, this one has its own verdict.
-            for (id, senders) in live.waiting.borrow_mut().drain() {
-                if id != task.id.as_str() {
-                    senders.into_iter().for_each(|sender| drop(sender.send(Outcome::GiveBack.into())));
-                }
-            }
+            // Nothing else can stop a job in it. The other jobs hear of it once the program is gone.
+            live.doomed.set(true);
             live.kill.notify_one();
-            live.lines.closed().await;
-            Outcome::GiveBack.into()
+            answered.await.unwrap_or_else(|_| Outcome::GiveBack.into())
         }
     }
 }
@@ -158,46 +174,53 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
         Ended { outcome: Outcome::GiveBack, stderr_tail: None, unfit: Some((code, why)) }
     })?;
     let (lines, mut to_write) = mpsc::channel::<String>(WAITING);
-    let live = Live { lines, waiting: Waiting::default(), kill: Rc::default() };
+    let live = Live { lines, waiting: Waiting::default(), kill: Rc::default(), doomed: Rc::default() };
     *shared.live.borrow_mut() = Some(live.clone());
     let (stdin, stdout, stderr) =
         (program.child.stdin.take(), program.child.stdout.take(), program.child.stderr.take());
     let last_words = Rc::new(RefCell::new(String::new()));
-    let (waiting, kill, shared) = (live.waiting.clone(), live.kill.clone(), shared.clone());
+    let (waiting, kill, doomed) = (live.waiting.clone(), live.kill.clone(), live.doomed.clone());
+    let shared = shared.clone();
+    let useful = Rc::new(Cell::new(false));
     spawn_local(async move {
-        let write = async {
-            let Some(mut stdin) = stdin else { return };
-            while let Some(line) = to_write.recv().await {
-                if stdin.write_all(line.as_bytes()).await.is_err() {
-                    // It reads no more: its exit is near, or its timeouts are.
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        let read = async {
-            if let Some(stdout) = stdout {
-                hear(BufReader::new(stdout), &waiting).await;
-            }
-            std::future::pending::<()>().await;
-        };
-        let log = async {
-            if let Some(stderr) = stderr {
-                log(BufReader::new(stderr), &last_words).await;
-            }
-            std::future::pending::<()>().await;
-        };
         let status = {
-            let mut talk = std::pin::pin!(async { tokio::join!(write, read, log) });
+            let write = async {
+                if let Some(mut stdin) = stdin {
+                    while let Some(line) = to_write.recv().await {
+                        if stdin.write_all(line.as_bytes()).await.is_err() {
+                            break;
+                        }
+                    }
+                }
+                // It reads no more: its exit is near, or its timeouts are.
+                std::future::pending::<()>().await;
+            };
+            let read = async {
+                if let Some(stdout) = stdout {
+                    hear(BufReader::new(stdout), &waiting, &useful).await;
+                }
+            };
+            let log = async {
+                if let Some(stderr) = stderr {
+                    log(BufReader::new(stderr), &last_words).await;
+                }
+            };
+            let mut write = std::pin::pin!(write);
+            let mut listen = std::pin::pin!(async { tokio::join!(read, log) });
+            let mut listening = true;
             loop {
                 tokio::select! {
                     biased;
                     status = program.child.wait() => {
-                        // What it said before it died still counts.
-                        let _ = tokio::time::timeout(Duration::from_millis(50), &mut talk).await;
+                        // What it said before it died still counts. Something that it left behind may hold the pipes.
+                        if listening {
+                            let _ = tokio::time::timeout(LINGER, &mut listen).await;
+                        }
                         break status;
                     }
                     () = kill.notified() => program.signal(Signal::KILL),
-                    _ = &mut talk => {}
+                    _ = &mut listen, if listening => listening = false,
+                    () = &mut write => {}
                 }
             }
         };
@@ -219,7 +242,11 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
         for sender in all {
             let outcome = match unfit {
                 Some(_) => Outcome::GiveBack,
+                None if doomed.get() => Outcome::GiveBack,
                 None if crashed => Outcome::Crashed { cause: ended.clone() },
+                // It left in good order between two jobs, as a program that guards against leaks does; the next one
+                // that leaves with these unanswered has done nothing else.
+                None if useful.get() => Outcome::GiveBack,
                 None => Outcome::Retry { error: format!("{ended}, without an answer"), after: None },
             };
             let unfit = unfit.map(|code| (code, ended.clone()));
@@ -246,45 +273,98 @@ fn spawn_local(task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(task);
 }
 
-async fn hear(mut from: impl tokio::io::AsyncBufRead + Unpin, waiting: &Waiting) {
+async fn hear(mut from: impl tokio::io::AsyncBufRead + Unpin, waiting: &Waiting, useful: &Cell<bool>) {
     let mut line = Vec::new();
+    let mut strange = 0_u64;
     loop {
         line.clear();
         match (&mut from).take(MAX_ANSWER).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let answer: AnswerLine = match serde_json::from_slice(&line) {
-            Ok(answer) => answer,
-            Err(_) => {
-                tracing::warn!(
-                    bytes = line.len(),
-                    "the program printed something that is no answer; it is ignored"
-                );
-                continue;
-            }
+        let is_cut = line.last() != Some(&b'\n') && line.len() as u64 >= MAX_ANSWER;
+        if is_cut && !skip_line(&mut from).await {
+            return;
+        }
+        let (id, outcome) = match serde_json::from_slice::<AnswerLine>(&line) {
+            Ok(answer) => (answer.id.clone(), answer.outcome()),
+            Err(error) => match named(&line, is_cut, waiting) {
+                Some(id) if is_cut => {
+                    let error = format!("the program's answer has more than {MAX_ANSWER} bytes");
+                    (id, Outcome::Dead { error })
+                }
+                Some(id) => {
+                    let error = format!("the program's answer cannot be read: {error}");
+                    (id, Outcome::Retry { error, after: None })
+                }
+                None => {
+                    strange += 1;
+                    if strange.is_power_of_two() {
+                        let said = String::from_utf8_lossy(line.get(..80).unwrap_or(&line)).into_owned();
+                        tracing::warn!(
+                            said,
+                            lines = strange,
+                            "the program printed something that is no answer; it is ignored"
+                        );
+                    }
+                    continue;
+                }
+            },
         };
         let sender = {
             let mut waiting = waiting.borrow_mut();
-            let senders = waiting.get_mut(&answer.id);
+            let senders = waiting.get_mut(&id);
             let sender = senders.and_then(VecDeque::pop_front);
             waiting.retain(|_, senders| !senders.is_empty());
             sender
         };
         let Some(sender) = sender else {
-            tracing::warn!(id = %tail(&answer.id, 128), "an answer to a job that was not asked; it is ignored");
+            tracing::warn!(id = %tail(&id, 128), "an answer to a job that was not asked; it is ignored");
             continue;
         };
-        let outcome = if answer.ok {
-            Outcome::Done { result: answer.result.filter(|raw| raw.get() != "null"), follow_ups: Vec::new() }
+        useful.set(true);
+        let _ = sender.send(outcome.into());
+    }
+}
+
+/// Reads on to the end of the line; answers whether there is more after it.
+async fn skip_line(from: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> bool {
+    loop {
+        let Ok(bytes) = from.fill_buf().await else { return false };
+        if bytes.is_empty() {
+            return false;
+        }
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let used = end.map_or(bytes.len(), |end| end + 1);
+        from.consume(used);
+        if end.is_some() {
+            return true;
+        }
+    }
+}
+
+/// The job that a line is about which is no answer otherwise: it names one that is waited for.
+fn named(line: &[u8], is_cut: bool, waiting: &Waiting) -> Option<String> {
+    if !is_cut {
+        let named: Named = serde_json::from_slice(line).ok()?;
+        return waiting.borrow().contains_key(&named.id).then_some(named.id);
+    }
+    let start = String::from_utf8_lossy(line.get(..HEAD).unwrap_or(line)).into_owned();
+    let is_named = |id: &&String| start.contains(&format!("\"{id}\""));
+    waiting.borrow().keys().find(is_named).cloned()
+}
+
+impl AnswerLine {
+    fn outcome(self) -> Outcome {
+        if self.ok {
+            Outcome::Done { result: self.result.filter(|raw| raw.get() != "null"), follow_ups: Vec::new() }
         } else {
-            let error = answer.error.unwrap_or_else(|| "the program gave no reason".to_owned());
-            match answer.retry {
+            let error = self.error.unwrap_or_else(|| "the program gave no reason".to_owned());
+            match self.retry {
                 Some(false) => Outcome::Dead { error },
                 _ => Outcome::Retry { error, after: None },
             }
-        };
-        let _ = sender.send(outcome.into());
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use roundsman_shared::exit;
 use roundsman_shared::store::{MAX_BATCH, PullRequest, RenewRequest, SettleRequest};
 
 use super::events::{Action, StopJob};
-use super::state::Stopping;
-use super::{ACK_WITHIN, LOOK_AGAIN, MARK_AFTER, MAX_HELD, PREFETCH, Session};
+use super::state::{Line, Stopping};
+use super::{ACK_WITHIN, LOOK_AGAIN, LOOK_AGAIN_BUSY, MARK_AFTER, Session};
 
 impl Session {
     /// Everything that follows from the state: stopping, leases, acknowledgements, pulls.
@@ -22,6 +22,7 @@ impl Session {
         if self.left {
             return;
         }
+        self.drive_aside(now, actions);
         if self.retry_at.is_some_and(|at| at > now) {
             return;
         }
@@ -29,7 +30,8 @@ impl Session {
             && !self.under_way.reconcile
         {
             self.under_way.reconcile = true;
-            actions.push(Action::Reconcile(self.lines[at].name.clone()));
+            let newest = self.known(at).map(|(_, token)| token).max();
+            actions.push(Action::Reconcile(self.lines[at].name.clone(), newest));
         }
         self.drive_exchange(now, actions);
     }
@@ -50,8 +52,13 @@ impl Session {
                 actions.push(Action::StopJob(*seq, StopJob::Released));
             }
         }
-        let idle = self.taken.is_empty() && !self.under_way.exchange && !self.under_way.reconcile;
-        if idle && self.lines.iter().all(|line| line.pending.is_empty() && !line.doubtful) {
+        let done = self.taken.is_empty()
+            && self.under_way.settle.is_none()
+            && self.lines.iter().all(|line| line.pending.is_empty());
+        // What a pull may have brought is asked for only while the store answers: it comes back without us, too.
+        let asking = self.under_way.exchange || self.under_way.reconcile;
+        let doubt = asking || self.lines.iter().any(|line| line.doubtful);
+        if done && !(doubt && self.counts.store_ok) {
             let why = stopping.why.clone();
             self.leave(exit::OK, why, actions);
         }
@@ -84,28 +91,28 @@ impl Session {
         }
     }
 
-    /// How many more jobs may be held.
-    fn room(&self) -> usize {
-        let slots = self.assignment.slots;
-        #[expect(clippy::cast_precision_loss, reason = "slots are few")]
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
-        let ahead = self.service.map_or(0, |mean| {
-            ((PREFETCH.as_secs_f64() / mean.max(1e-7)) * slots as f64).min(MAX_HELD as f64) as usize
-        });
-        (slots + ahead).min(MAX_HELD.max(slots)).saturating_sub(self.taken.len())
+    /// Whether more is to be pulled.
+    fn hungry(&self, now: Mono) -> bool {
+        let (room, held) = (self.room(), self.held());
+        self.stopping.is_none()
+            && !self.paused
+            && !self.blocked(now)
+            && room > 0
+            && (held < self.assignment.slots || room >= MAX_BATCH.min(held))
+    }
+
+    /// When a queue that was found empty is to be looked at again.
+    fn look_at_dry(&self, line: &Line) -> Option<Mono> {
+        let busy = self.busy_since.map(|since| since.max(line.dry_since) + LOOK_AGAIN_BUSY);
+        line.dry_until.map(|until| busy.map_or(until, |busy| until.min(busy)))
     }
 
     fn drive_exchange(&mut self, now: Mono, actions: &mut Vec<Action>) {
         if self.under_way.exchange {
             return;
         }
-        let slots = self.assignment.slots;
         let room = self.room();
-        let hungry = self.stopping.is_none()
-            && !self.paused
-            && room > 0
-            && (self.taken.len() < slots || room >= MAX_BATCH.min(self.taken.len()));
-        let pull = if hungry { self.next_line(now) } else { None };
+        let pull = if self.hungry(now) { self.next_line(now) } else { None };
         let oldest =
             self.lines.iter().enumerate().filter_map(|(at, line)| Some((line.pending_since?, at))).min();
         let settle = oldest.filter(|(since, at)| {
@@ -136,6 +143,7 @@ impl Session {
         });
         let pull = pull.map(|at| {
             self.under_way.pull = Some(at);
+            self.lines[at].hinted = false;
             PullRequest {
                 queue: self.lines[at].name.clone(),
                 worker: self.assignment.worker.clone(),
@@ -151,9 +159,9 @@ impl Session {
     /// The queue to pull from: of those that may hold something, the one that has had least of its share; or the
     /// first, where the pool names an order (shares of 0).
     fn next_line(&mut self, now: Mono) -> Option<usize> {
-        for line in &mut self.lines {
-            if line.dry_until.is_some_and(|until| until <= now) {
-                line.dry_until = None;
+        for at in 0..self.lines.len() {
+            if self.look_at_dry(&self.lines[at]).is_some_and(|due| due <= now) {
+                self.lines[at].dry_until = None;
             }
         }
         let open =
@@ -186,12 +194,18 @@ impl Session {
             at(release);
         }
         let margin = self.margin();
+        // What cannot be done before an answer, or before the next try, is no reason to wake up.
+        let open = !self.under_way.exchange && self.retry_at.is_none_or(|at| at <= now);
+        let hungry = open && self.hungry(now);
+        if let Some(turn) = self.aside.next_turn(now) {
+            at(turn);
+        }
         for line in &self.lines {
-            if let Some(since) = line.pending_since.filter(|_| !self.under_way.exchange) {
+            if let Some(since) = line.pending_since.filter(|_| open) {
                 at(since + ACK_WITHIN);
             }
-            if let Some(until) = line.dry_until.filter(|_| self.stopping.is_none() && !self.paused) {
-                at(until);
+            if let Some(due) = self.look_at_dry(line).filter(|_| hungry) {
+                at(due);
             }
             if let Some(until) = line.lease_until.filter(|_| line.held > 0) {
                 let lease = self.assignment.lease;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roundsman_shared::clock::{Mono, StoreTime};
+use roundsman_shared::job::progress::Token;
 use roundsman_shared::job::settle::Outcome;
 use roundsman_shared::job::{Policy, Spec};
 use roundsman_shared::names::{JobId, QueueName};
@@ -57,6 +58,8 @@ pub(crate) struct Running {
 #[derive(Debug)]
 pub(crate) enum Event {
     Wake(QueueName),
+    /// There may be work in a queue, to be looked at with the next pull.
+    Look(QueueName),
     Exchanged {
         sent: Mono,
         result: Result<(Vec<Answer>, Option<Pulled>), StoreError>,
@@ -66,7 +69,7 @@ pub(crate) enum Event {
         queue: QueueName,
         result: Result<Renewed, StoreError>,
     },
-    /// What the store says this worker holds, after an answer was lost.
+    /// What the store says this worker holds, after an answer was lost: a page of it, see [`Action::Reconcile`].
     Reconciled {
         queue: QueueName,
         result: Result<Vec<Held>, StoreError>,
@@ -96,7 +99,9 @@ pub(crate) enum Action {
         pull: Option<PullRequest>,
     },
     Renew(RenewRequest),
-    Reconcile(QueueName),
+    /// Ask what this worker holds in a queue, of what was delivered after this token: a pull's deliveries have a token
+    /// above all that came before, so those of a lost answer are among them.
+    Reconcile(QueueName, Option<Token>),
     /// The store's clock has jumped: it should show this.
     Steer(QueueName, StoreTime),
     Run(Vec<Task>),

@@ -2,7 +2,8 @@
 //! randomness and every answer come in as events; store calls and commands to the slots go out as actions.
 //!
 //! Rules that live here:
-//! - A pull asks for as many jobs as there are free slots and, beyond, for at most 50 ms of work.
+//! - A pull asks for as many jobs as there are free slots and, beyond, for at most 50 ms of work. What waits longer, since
+//!   the jobs before it are longer than was expected, is given back.
 //! - A finished job is acknowledged with the next pull, and at most 5 ms after it ended.
 //! - One store call of each kind is under way at a time. What a failed call carried is sent again: the store answers a
 //!   repeated call as it did the first.
@@ -10,6 +11,7 @@
 //!   It counts as lost one margin before its end, on this host's clock from before the call was sent; then the worker
 //!   leaves, since it can no longer know that its jobs are its own.
 
+mod ahead;
 mod drive;
 mod events;
 mod state;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use roundsman_shared::assignment::Assignment;
 use roundsman_shared::clock::{Mono, SKEW_GUARD, StoreClock, StoreTime};
 use roundsman_shared::exit;
+use roundsman_shared::job::progress::Token;
 use roundsman_shared::job::settle::{Delivery, Outcome, Run, Settlement, settle};
 use roundsman_shared::job::{Policy, Spec};
 use roundsman_shared::names::{JobId, QueueName, WorkerId};
@@ -29,7 +32,7 @@ use roundsman_shared::store::{Answer, Held, MAX_BATCH, Mark, Pulled, Renewed, St
 
 pub(crate) use events::{Action, Event, Finished, Running, Seq, StopJob, Task};
 pub(crate) use state::Counts;
-use state::{Line, Stopping, Taken, UnderWay};
+use state::{Aside, Line, Stopping, Taken, UnderWay};
 
 /// Work taken beyond the free slots, as expected running time.
 const PREFETCH: Duration = Duration::from_millis(50);
@@ -41,6 +44,8 @@ const ACK_WITHIN: Duration = Duration::from_millis(5);
 const MARK_AFTER: Duration = Duration::from_millis(20);
 /// A queue that was found empty is looked at again after so long, even if nobody called.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// The same for a worker that is busy: it is told of nothing while it does not ask, and hints can be lost.
+const LOOK_AGAIN_BUSY: Duration = Duration::from_secs(1);
 /// The same for a worker without a master to call it.
 const LOOK_AGAIN_ALONE: Duration = Duration::from_millis(500);
 /// Between tries of a store that does not answer.
@@ -57,6 +62,13 @@ pub(crate) struct Session {
     clock: Option<StoreClock>,
     /// Mean running time of a job, in seconds.
     service: Option<f64>,
+    /// Slots that have had their job for longer than work is held ahead.
+    long: usize,
+    /// What waited was taken back, and no job has ended since.
+    held_up: bool,
+    aside: Aside,
+    /// Since when there was always something to do.
+    busy_since: Option<Mono>,
     under_way: UnderWay,
     retry_at: Option<Mono>,
     retry_after: Duration,
@@ -77,6 +89,8 @@ impl Session {
                 name: name.clone(),
                 share: *share,
                 dry_until: None,
+                dry_since: now,
+                hinted: false,
                 used: 0.0,
                 lease_until: None,
                 held: 0,
@@ -94,6 +108,10 @@ impl Session {
             taken: HashMap::new(),
             next_seq: 1,
             service: None,
+            long: 0,
+            held_up: false,
+            aside: Aside::default(),
+            busy_since: None,
             under_way: UnderWay::default(),
             retry_at: None,
             retry_after: RETRY,
@@ -150,7 +168,12 @@ impl Session {
     /// Takes one event; what is to be done about it is appended to `actions`.
     pub(crate) fn step(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Wake(queue) => self.wake(queue, actions),
+            Event::Wake(queue) => self.wake(now, queue, actions),
+            Event::Look(queue) => {
+                if let Some(at) = self.line(&queue) {
+                    self.hint(at);
+                }
+            }
             Event::Exchanged { sent, result } => self.exchanged(now, sent, result, actions),
             Event::Renewed { sent, queue, result } => self.renewed(now, sent, &queue, result, actions),
             Event::Reconciled { queue, result } => self.reconciled(now, &queue, result),
@@ -164,24 +187,36 @@ impl Session {
                     self.conclude(now, seq, Outcome::GiveBack, None, now, None);
                 }
             }
-            Event::Tick(running) => self.tick(now, &running),
-            Event::Cancel { queue, id } => self.cancel(&queue, &id, actions),
+            Event::Tick(running) => self.tick(now, &running, actions),
+            Event::Cancel { queue, id } => self.cancel(now, &queue, &id, actions),
             Event::Policies(policies) => self.assignment.policies.extend(policies),
             Event::Pause(paused) => {
                 self.paused = paused;
                 if paused {
+                    self.clear_aside(now);
                     actions.push(Action::TakeBack);
                 }
             }
             Event::Stop { mode, within, why } => self.stop(now, mode, within, why, actions),
         }
         self.drive(now, actions);
+        if !self.taken.is_empty() {
+            self.busy_since.get_or_insert(now);
+        } else if !self.under_way.exchange {
+            self.busy_since = None;
+        }
     }
 
-    fn wake(&mut self, queue: QueueName, actions: &mut Vec<Action>) {
-        let Some(at) = self.line(&queue) else { return };
+    /// A queue may hold something.
+    fn hint(&mut self, at: usize) {
         self.lines[at].dry_until = None;
-        if self.stopping.is_some() || self.taken.len() >= self.assignment.slots {
+        self.lines[at].hinted = self.under_way.pull == Some(at);
+    }
+
+    fn wake(&mut self, now: Mono, queue: QueueName, actions: &mut Vec<Action>) {
+        let Some(at) = self.line(&queue) else { return };
+        self.hint(at);
+        if self.stopping.is_some() || self.blocked(now) || self.held() >= self.assignment.slots {
             actions.push(Action::Full(queue));
         }
     }
@@ -191,27 +226,25 @@ impl Session {
             StopMode::Drain => now + within,
             StopMode::Release => now,
         };
-        match &mut self.stopping {
-            Some(stopping) => {
-                stopping.release_at =
-                    stopping.release_at.map(|at| if at < release_at { at } else { release_at })
-            }
-            None => {
-                self.stopping = Some(Stopping { release_at: Some(release_at), released: false, why });
-                actions.push(Action::TakeBack);
-            }
-        }
+        let stopping = self.stopping.get_or_insert(Stopping { release_at: None, released: false, why });
+        stopping.release_at = Some(stopping.release_at.map_or(release_at, |at| at.min(release_at)));
+        self.clear_aside(now);
+        actions.push(Action::TakeBack);
     }
 
-    fn cancel(&self, queue: &QueueName, id: &JobId, actions: &mut Vec<Action>) {
+    fn cancel(&mut self, now: Mono, queue: &QueueName, id: &JobId, actions: &mut Vec<Action>) {
         let found =
             self.taken.iter().find(|(_, taken)| taken.delivery.id == *id && taken.delivery.queue == *queue);
-        if let Some((seq, _)) = found {
-            actions.push(Action::StopJob(*seq, StopJob::Cancelled));
+        let Some((&seq, _)) = found else { return };
+        if self.leave_aside(seq) {
+            self.conclude(now, seq, Outcome::Cancelled, None, now, None);
+        } else {
+            actions.push(Action::StopJob(seq, StopJob::Cancelled));
         }
     }
 
-    fn tick(&mut self, now: Mono, running: &[Running]) {
+    fn tick(&mut self, now: Mono, running: &[Running], actions: &mut Vec<Action>) {
+        self.watch_waiting(now, running, actions);
         for job in running {
             if now.since(job.started) < MARK_AFTER {
                 continue;
@@ -239,6 +272,10 @@ impl Session {
             return;
         }
         self.counts.busy += ran;
+        self.held_up = false;
+        if ran >= PREFETCH {
+            self.long = self.long.saturating_sub(1);
+        }
         let seconds = ran.as_secs_f64();
         self.service = Some(self.service.map_or(seconds, |mean| mean * 0.9 + seconds * 0.1));
         if let Some(taken) = self.taken.get(&job.seq) {
@@ -263,6 +300,9 @@ impl Session {
         stderr_tail: Option<String>,
     ) {
         let Some(taken) = self.taken.remove(&seq) else { return };
+        if self.aside.running == Some(seq) {
+            self.aside.running = None;
+        }
         let run = Run {
             worker: self.assignment.worker.clone(),
             started: started.map(|at| self.stamp(at)),
@@ -358,32 +398,26 @@ impl Session {
             return;
         }
         self.clock = Some(StoreClock { reading, sent, received: now });
-        if pulled.deliveries.is_empty() {
+        // Where nothing is due any more, the next look waits to be called for.
+        let hinted = std::mem::take(&mut self.lines[at].hinted);
+        if !hinted && (pulled.deliveries.is_empty() || pulled.next_due.is_none_or(|due| due > reading)) {
             self.lines[at].dry_until = Some(now + self.look_again(&pulled, reading));
+            self.lines[at].dry_since = now;
+        }
+        if pulled.deliveries.is_empty() {
             return;
         }
         let line = &mut self.lines[at];
         line.lease_until = Some(sent + self.assignment.lease);
         line.held += pulled.deliveries.len();
         self.counts.claimed += pulled.deliveries.len() as u64;
-        // Where nothing is due any more, the next look waits to be called for.
-        if pulled.next_due.is_none_or(|due| due > reading) {
-            let wait = self.look_again(&pulled, reading);
-            self.lines[at].dry_until = Some(now + wait);
-        }
         let mut tasks = Vec::with_capacity(pulled.deliveries.len());
         for delivery in pulled.deliveries {
             if let Some(task) = self.take(now, at, delivery, reading) {
                 tasks.push(task);
             }
         }
-        if self.stopping.is_some() || self.paused {
-            for task in tasks {
-                self.conclude(now, task.seq, Outcome::GiveBack, None, now, None);
-            }
-        } else if !tasks.is_empty() {
-            actions.push(Action::Run(tasks));
-        }
+        self.hand_out(now, tasks, actions);
     }
 
     fn look_again(&self, pulled: &Pulled, reading: StoreTime) -> Duration {
@@ -417,7 +451,7 @@ impl Session {
             alone: delivery.alone(),
             spec: spec.clone(),
         };
-        self.taken.insert(seq, Taken { delivery, spec, line: at, marked: false });
+        self.taken.insert(seq, Taken { delivery, spec, line: at, since: now, marked: false });
         if let Some(outcome) = verdict {
             self.conclude(now, seq, outcome, None, now, None);
             return None;
@@ -446,7 +480,7 @@ impl Session {
                 self.clock = Some(StoreClock { reading: renewed.now, sent, received: now });
                 self.lines[at].lease_until = Some(sent + self.assignment.lease);
                 for id in renewed.cancel {
-                    self.cancel(queue, &id, actions);
+                    self.cancel(now, queue, &id, actions);
                 }
             }
             Err(_) => {
@@ -462,26 +496,34 @@ impl Session {
         self.under_way.reconcile = false;
         self.answered(now, result.is_ok());
         let (Some(at), Ok(held)) = (self.line(queue), result) else { return };
-        self.lines[at].doubtful = false;
+        let full = held.len() >= MAX_BATCH;
+        let mut unknown = 0;
         for held in held {
-            let known = |settlement: &Settlement| {
-                settlement.id == held.delivery.id && settlement.token == held.delivery.token
-            };
-            let ours = self.taken.values().any(|taken| {
-                taken.delivery.id == held.delivery.id && taken.delivery.token == held.delivery.token
-            }) || self.lines[at].pending.iter().any(known)
-                || self.under_way.settle.as_ref().is_some_and(|(_, all)| all.iter().any(known));
-            if !ours {
-                let seq = self.next_seq;
-                self.next_seq += 1;
-                let spec = Arc::new(
-                    held.delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".into())),
-                );
-                self.lines[at].held += 1;
-                self.taken.insert(seq, Taken { delivery: held.delivery, spec, line: at, marked: true });
-                self.conclude(now, seq, Outcome::GiveBack, None, now, None);
+            let Delivery { id, token, .. } = &held.delivery;
+            if self.known(at).any(|known| known == (id, *token)) {
+                continue;
             }
+            unknown += 1;
+            let seq = self.next_seq;
+            self.next_seq += 1;
+            let spec =
+                Arc::new(held.delivery.record.decode().unwrap_or_else(|_| Spec::bare(false, "null".into())));
+            self.lines[at].held += 1;
+            self.taken
+                .insert(seq, Taken { delivery: held.delivery, spec, line: at, since: now, marked: true });
+            self.conclude(now, seq, Outcome::GiveBack, None, now, None);
         }
+        self.lines[at].doubtful = full && unknown > 0;
+    }
+
+    /// The deliveries from a queue that this worker knows to be its own.
+    fn known(&self, at: usize) -> impl Iterator<Item = (&JobId, Token)> {
+        let taken = self.taken.values().filter(move |taken| taken.line == at);
+        let sent = self.under_way.settle.iter().filter(move |(line, _)| *line == at);
+        taken
+            .map(|taken| (&taken.delivery.id, taken.delivery.token))
+            .chain(self.lines[at].pending.iter().map(|it| (&it.id, it.token)))
+            .chain(sent.flat_map(|(_, all)| all).map(|it| (&it.id, it.token)))
     }
 
     fn leave(&mut self, code: u8, why: String, actions: &mut Vec<Action>) {

@@ -10,12 +10,18 @@ use roundsman_shared::job::settle::{Delivery, Settlement};
 use roundsman_shared::names::QueueName;
 use roundsman_shared::store::Mark;
 
+use super::events::{Seq, Task};
+
 /// One of the queues that the worker serves.
 pub(super) struct Line {
     pub(super) name: QueueName,
     pub(super) share: u32,
     /// Found empty; looked at again at this moment.
     pub(super) dry_until: Option<Mono>,
+    /// When it was last found so.
+    pub(super) dry_since: Mono,
+    /// There may be work since the pull that is under way was sent: its answer does not know.
+    pub(super) hinted: bool,
     /// Running time taken, divided by the share.
     pub(super) used: f64,
     pub(super) lease_until: Option<Mono>,
@@ -31,7 +37,18 @@ pub(super) struct Taken {
     pub(super) delivery: Delivery,
     pub(super) spec: Arc<Spec>,
     pub(super) line: usize,
+    pub(super) since: Mono,
     pub(super) marked: bool,
+}
+
+/// Jobs that must have the worker for themselves.
+#[derive(Default)]
+pub(super) struct Aside {
+    pub(super) tasks: VecDeque<Task>,
+    /// Since when the first of them waits.
+    pub(super) since: Option<Mono>,
+    /// The one that runs.
+    pub(super) running: Option<Seq>,
 }
 
 /// What is under way with the store.

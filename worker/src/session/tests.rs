@@ -11,6 +11,10 @@ use roundsman_shared::store::PullRequest;
 
 use super::*;
 
+mod ahead;
+mod fairness;
+mod stopping;
+
 const LEASE: Duration = Duration::from_secs(15);
 
 fn queue(name: &str) -> QueueName {
@@ -194,7 +198,7 @@ fn an_acknowledgement_goes_with_the_next_pull_or_within_five_milliseconds() {
 fn what_a_failed_call_carried_is_sent_again() {
     let mut bench = Bench::new(assignment(1, &[("q", 0)]));
     let tasks = bench.pull(&["a"]);
-    bench.finish(tasks[0].seq, Duration::from_secs(1));
+    bench.finish(tasks[0].seq, Duration::from_millis(500));
     let exchange = bench.only();
     assert_eq!(settled_by(&exchange), ["a"]);
     let sent = bench.now;
@@ -213,7 +217,7 @@ fn deliveries_of_a_lost_answer_are_given_back() {
     bench.step(Event::Exchanged { sent, result: Err(StoreError::Unavailable("cut".into())) });
     bench.pass(RETRY);
     bench.step(Event::Tick(vec![]));
-    assert!(matches!(bench.only(), Action::Reconcile(_)), "before anything else is pulled");
+    assert!(matches!(bench.only(), Action::Reconcile(..)), "before anything else is pulled");
     let delivery = bench.delivery("ghost", 0);
     let held = Held { delivery, started: None, deadline: None };
     bench.step(Event::Reconciled { queue: queue("q"), result: Ok(vec![held]) });
@@ -403,7 +407,7 @@ proptest! {
                     match open.remove(0) {
                         Action::Exchange { .. } => bench.step(Event::Exchanged { sent, result: Err(StoreError::Unavailable("x".into())) }),
                         Action::Renew(r) => bench.step(Event::Renewed { sent, queue: r.queue, result: Err(StoreError::Unavailable("x".into())) }),
-                        Action::Reconcile(queue) => bench.step(Event::Reconciled { queue, result: Err(StoreError::Unavailable("x".into())) }),
+                        Action::Reconcile(queue, _) => bench.step(Event::Reconciled { queue, result: Err(StoreError::Unavailable("x".into())) }),
                         _ => unreachable!(),
                     }
                 }
@@ -474,7 +478,7 @@ fn answer_one(
                 result: Ok(Renewed { now, lost: false, cancel: vec![] }),
             });
         }
-        Action::Reconcile(queue) => bench.step(Event::Reconciled { queue, result: Ok(vec![]) }),
+        Action::Reconcile(queue, _) => bench.step(Event::Reconciled { queue, result: Ok(vec![]) }),
         other => panic!("{other:?}"),
     }
 }

@@ -13,7 +13,7 @@ use crate::job::settle::{Again, Delivery, FollowUp, Settlement, Write};
 use crate::job::{Due, FinalState, NewJob, Progress, Record};
 use crate::names::{JobId, QueueName, WorkerId};
 use crate::store::{
-    Answer, Glimpse, Held, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, Retention,
+    Answer, Glimpse, Held, MAX_BATCH, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, Retention,
     SettleRequest, StoreError,
 };
 
@@ -86,7 +86,7 @@ impl RedisStore {
         let mut call = self.link.scripts.exchange.call(&self.keys.base(queue));
         call.arg(worker.as_str());
         match pull {
-            Some(pull) => call.arg(pull.max).arg(micros(pull.lease)),
+            Some(pull) => call.arg(pull.max.min(MAX_BATCH)).arg(micros(pull.lease)),
             None => call.arg("").arg(0),
         };
         match pull.and_then(|pull| pull.latest) {
@@ -131,9 +131,18 @@ impl RedisStore {
     }
 
     /// See [`crate::store::Store::unacked`].
-    pub async fn unacked(&self, queue: &QueueName, worker: &WorkerId) -> Result<Vec<Held>, StoreError> {
+    pub async fn unacked(
+        &self,
+        queue: &QueueName,
+        worker: &WorkerId,
+        newer_than: Option<Token>,
+    ) -> Result<Vec<Held>, StoreError> {
         let mut call = self.link.scripts.unacked.call(&self.keys.base(queue));
         call.arg(worker.as_str());
+        match newer_than {
+            Some(token) => call.arg(token),
+            None => call.arg(""),
+        };
         let mut parts = Parts::new(self.link.run_one(call).await?)?;
         let mut all = Vec::with_capacity(parts.left() / 4);
         while !parts.is_empty() {
@@ -258,15 +267,30 @@ fn item_args(call: &mut Cmd, item: &Settlement) {
     if is_plain(item) {
         return;
     }
-    let (code, number, follow_ups): (_, _, &[FollowUp]) = match &item.write {
-        Write::Finish { state, follow_ups } => (state.as_str(), 0, follow_ups),
-        Write::Return { again: Again::Front } => ("front", item.due.as_micros(), &[]),
-        Write::Return { again: Again::After(span) } => ("after", micros(*span), &[]),
+    let (code, number, remember) = match &item.write {
+        Write::Finish { state, .. } => (state.as_str(), 0, &item.remember),
+        Write::Return { again } => {
+            let remember = item.if_cancelled.as_ref().map_or(&None, |ended| &ended.remember);
+            match again {
+                Again::Front => ("front", item.due.as_micros(), remember),
+                Again::After(span) => ("after", micros(*span), remember),
+            }
+        }
     };
-    call.arg(code).arg(number).arg(item.priority);
-    call.arg(item.remember.as_deref().unwrap_or("")).arg(follow_ups.len());
-    for follow_up in follow_ups {
-        call.arg(entry(follow_up));
+    call.arg(code).arg(number).arg(item.priority).arg(remember.as_deref().unwrap_or(""));
+    match (&item.write, &item.if_cancelled) {
+        (Write::Finish { follow_ups, .. }, _) => {
+            call.arg(follow_ups.len());
+            for follow_up in follow_ups {
+                call.arg(entry(follow_up));
+            }
+        }
+        (Write::Return { .. }, Some(ended)) => {
+            call.arg(1).arg(&ended.progress);
+        }
+        (Write::Return { .. }, None) => {
+            call.arg(0);
+        }
     }
 }
 

@@ -31,6 +31,7 @@ impl RedisStore {
             for _ in batch {
                 answers.push(enqueued(&mut parts)?.unwrap_or(Enqueued::Existing));
             }
+            self.register_again(queue, &parts).await?;
         }
         Ok(answers)
     }
@@ -60,11 +61,29 @@ impl RedisStore {
         call
     }
 
-    /// Enters a queue in the registry, once a process.
+    /// Enters a queue in the registry, once a process: before its first job, so that none is overlooked.
     pub(super) async fn register(&self, queue: &QueueName) -> Result<(), StoreError> {
         if self.known.lock().is_ok_and(|known| known.contains(queue)) {
             return Ok(());
         }
+        self.enter(queue).await
+    }
+
+    /// The same where an enqueue's answer has a part left: the queue was new to the store, which may have been emptied
+    /// since it was entered.
+    pub(super) async fn register_again(&self, queue: &QueueName, rest: &Parts) -> Result<(), StoreError> {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        // Until it is entered the next call must try.
+        if let Ok(mut known) = self.known.lock() {
+            known.remove(queue);
+        }
+        self.enter(queue).await
+    }
+
+    /// Enters a queue in the registry.
+    pub(super) async fn enter(&self, queue: &QueueName) -> Result<(), StoreError> {
         self.link.query::<()>(redis::cmd("SADD").arg(self.keys.queues()).arg(queue.as_str())).await?;
         if let Ok(mut known) = self.known.lock() {
             known.insert(queue.clone());

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, Direction};
+use redis::{Cmd, Direction, RedisError};
 
 use super::RedisStore;
 use super::enqueue::enqueued;
-use super::link::failed;
+use super::line::is_spent;
+use super::link::{ANSWER_TIMEOUT, failed};
 use super::reply::Parts;
 use crate::job::NewJob;
 use crate::names::{JobId, QueueName};
@@ -17,13 +18,21 @@ use crate::store::{Enqueued, MAX_BATCH, StoreError};
 /// A raw entry in a taker's list.
 pub type Taken = Vec<u8>;
 
-/// A connection that may block, for one queue's inbox.
-pub struct InboxConnection(deadpool_redis::Connection);
+/// A connection that may block, for one queue's inbox. None between the failure of one and the next call.
+pub struct InboxConnection(Option<deadpool_redis::Connection>);
 
 impl std::fmt::Debug for InboxConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("InboxConnection")
     }
+}
+
+/// The connection's own deadline is that of the longest wait.
+async fn in_time<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    tokio::time::timeout(limit, call).await.map_err(|late| RedisError::from(std::io::Error::from(late)))?
 }
 
 impl RedisStore {
@@ -32,13 +41,13 @@ impl RedisStore {
     /// # Errors
     /// When Redis is not reached.
     pub async fn inbox_connection(&self) -> Result<InboxConnection, StoreError> {
-        self.link.blocking().await.map(InboxConnection)
+        self.link.blocking().await.map(|connection| InboxConnection(Some(connection)))
     }
 
     /// Waits up to `wait`, at most [`super::MAX_WAIT`], for an entry and moves it, and what else is there up to a batch, to the taker's list.
     ///
     /// # Errors
-    /// See [`StoreError`].
+    /// See [`StoreError`]. What had been moved before stands in the taker's list.
     pub async fn inbox_take(
         &self,
         connection: &mut InboxConnection,
@@ -46,14 +55,34 @@ impl RedisStore {
         taker: &str,
         wait: Duration,
     ) -> Result<Vec<Taken>, StoreError> {
+        let held = match &mut connection.0 {
+            Some(held) => held,
+            none @ None => none.insert(self.link.blocking().await?),
+        };
+        match self.take_from_inbox(held, queue, taker, wait).await {
+            Ok(taken) => Ok(taken),
+            Err(error) => {
+                // The pool asks a connection only whether it answers: a demoted server's does, for ever.
+                if is_spent(&error) {
+                    drop(connection.0.take().map(deadpool_redis::Connection::take));
+                }
+                Err(failed(&error))
+            }
+        }
+    }
+
+    async fn take_from_inbox(
+        &self,
+        connection: &mut deadpool_redis::Connection,
+        queue: &QueueName,
+        taker: &str,
+        wait: Duration,
+    ) -> Result<Vec<Taken>, RedisError> {
         let (inbox, taking) = (self.keys.of(queue, "inbox"), self.keys.taking(queue, taker));
-        let first: Option<Taken> =
-            Cmd::blmove(&inbox, &taking, Direction::Right, Direction::Left, wait.as_secs_f64())
-                .query_async(&mut connection.0)
-                .await
-                .map_err(|error| failed(&error))?;
+        let blmove = Cmd::blmove(&inbox, &taking, Direction::Right, Direction::Left, wait.as_secs_f64());
+        let first: Option<Taken> = in_time(wait + ANSWER_TIMEOUT, blmove.query_async(connection)).await?;
         let Some(first) = first else { return Ok(Vec::new()) };
-        let length: usize = self.link.query(&Cmd::llen(&inbox)).await?;
+        let length: usize = in_time(ANSWER_TIMEOUT, Cmd::llen(&inbox).query_async(connection)).await?;
         let mut taken = vec![first];
         let more = length.min(MAX_BATCH - 1);
         if more > 0 {
@@ -61,8 +90,7 @@ impl RedisStore {
             for _ in 0..more {
                 pipe.lmove(&inbox, &taking, Direction::Right, Direction::Left);
             }
-            let rest: Vec<Option<Taken>> =
-                pipe.query_async(&mut connection.0).await.map_err(|error| failed(&error))?;
+            let rest: Vec<Option<Taken>> = in_time(ANSWER_TIMEOUT, pipe.query_async(connection)).await?;
             taken.extend(rest.into_iter().flatten());
         }
         Ok(taken)
@@ -115,7 +143,9 @@ impl RedisStore {
         if parts.is_empty() {
             return Ok(jobs.iter().map(|_| Some(Enqueued::Created { due: now })).collect());
         }
-        jobs.iter().map(|_| enqueued(&mut parts)).collect()
+        let answers = jobs.iter().map(|_| enqueued(&mut parts)).collect::<Result<_, _>>()?;
+        self.register_again(queue, &parts).await?;
+        Ok(answers)
     }
 
     /// Makes a dead letter of an entry that cannot become a job.
@@ -130,7 +160,7 @@ impl RedisStore {
         letter: (&JobId, &str, &str),
     ) -> Result<bool, StoreError> {
         let (id, content, progress) = letter;
-        self.register(queue).await?;
+        self.enter(queue).await?;
         let mut call = self.link.scripts.bury.call(&self.keys.base(queue));
         call.arg(taker).arg(raw).arg(id.as_str()).arg(content).arg(progress);
         Ok(self.link.run_one(call).await? == redis::Value::Int(1))

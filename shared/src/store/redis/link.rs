@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, PoolError, Runtime, Timeouts};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
+use super::line::{self, Line};
 use super::scripts::Scripts;
 use crate::clock::Mono;
 use crate::store::{Durability, StoreError};
 
 /// How long an answer may take. Longer than any script, shorter than any lease's margin.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest wait of a blocking command.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Connections that block: one for each watched inbox.
@@ -29,7 +29,7 @@ const MIN_VERSION: (u32, u32) = (7, 0);
 #[derive(Debug)]
 pub(super) struct Link {
     client: Client,
-    connection: ConnectionManager,
+    line: Line,
     /// Connections that may block; ordinary traffic never shares them.
     blocking: Pool,
     pub(super) scripts: Scripts,
@@ -80,21 +80,14 @@ impl Link {
             // A second installation of the same provider is refused and harmless.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let client = Client::open(url)
+        let client = line::client(url)
             .map_err(|error| StoreError::Unfit(format!("the Redis URL is wrong: {error}")))?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(ANSWER_TIMEOUT))
-            .set_min_delay(Duration::from_millis(20))
-            .set_max_delay(Duration::from_millis(200))
-            .set_number_of_retries(1);
-        let mut connection = ConnectionManager::new_with_config(client.clone(), config)
-            .await
-            .map_err(|error| failed(&error))?;
+        let line = Line::new(client.clone());
         let scripts = Scripts::new();
-        scripts.load(&mut connection).await.map_err(|error| failed(&error))?;
+        let mut open = line.get().await.map_err(|error| failed(&error))?;
+        scripts.load(&mut open.connection).await.map_err(|error| failed(&error))?;
         let blocking = blocking_pool(&client)?;
-        let link = Self { client, connection, blocking, scripts, memory: Mutex::new(None) };
+        let link = Self { client, line, blocking, scripts, memory: Mutex::new(None) };
         link.check_server().await?;
         Ok(link)
     }
@@ -111,10 +104,18 @@ impl Link {
         &self.client
     }
 
+    /// Changes whenever ordinary traffic was given another connection.
+    pub(super) fn newest(&self) -> watch::Receiver<u64> {
+        self.line.newest()
+    }
+
     /// Runs script calls in one round trip; one answer each.
     pub(super) async fn run(&self, calls: &[Cmd]) -> Result<Vec<Value>, StoreError> {
-        let mut connection = self.connection.clone();
-        self.scripts.run(&mut connection, calls).await.map_err(|error| failed(&error))
+        let mut open = self.line.get().await.map_err(|error| failed(&error))?;
+        self.scripts.run(&mut open.connection, calls).await.map_err(|error| {
+            self.line.judge(&open, &error);
+            failed(&error)
+        })
     }
 
     /// Runs one script call.
@@ -125,8 +126,11 @@ impl Link {
 
     /// Runs a plain command.
     pub(super) async fn query<T: redis::FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
-        let mut connection = self.connection.clone();
-        cmd.query_async(&mut connection).await.map_err(|error| failed(&error))
+        let mut open = self.line.get().await.map_err(|error| failed(&error))?;
+        cmd.query_async(&mut open.connection).await.map_err(|error| {
+            self.line.judge(&open, &error);
+            failed(&error)
+        })
     }
 
     async fn info(&self) -> Result<redis::InfoDict, StoreError> {

@@ -3,7 +3,8 @@
 //! ```text
 //! keys      every key's name
 //! scripts   one Lua file a verb, each an atomic step
-//! link      the connection, its deadlines, and what the server must be like
+//! line      the connection that is shared, and its replacement
+//! link      the deadlines, and what the server must be like
 //! enqueue, deliver, operate, reads, inbox, hints    the verbs
 //! ```
 //! Ordinary traffic shares one multiplexed connection; whatever blocks (an inbox, the hints) has its own.
@@ -14,6 +15,7 @@ mod enqueue;
 mod hints;
 mod inbox;
 mod keys;
+mod line;
 mod link;
 mod operate;
 mod reads;

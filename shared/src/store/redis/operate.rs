@@ -150,7 +150,7 @@ impl RedisStore {
 
     /// See [`crate::store::Store::pause`].
     pub async fn pause(&self, queue: &QueueName, paused: bool) -> Result<(), StoreError> {
-        self.register(queue).await?;
+        self.enter(queue).await?;
         let meta = self.keys.of(queue, "meta");
         self.link.query::<i64>(redis::cmd("HSET").arg(meta).arg("paused").arg(u8::from(paused))).await?;
         self.announce(queue).await
@@ -168,7 +168,7 @@ impl RedisStore {
         key: &str,
         value: Option<&str>,
     ) -> Result<(), StoreError> {
-        self.register(queue).await?;
+        self.enter(queue).await?;
         let live = self.keys.of(queue, "live");
         match value {
             Some(value) => self.link.query::<i64>(redis::cmd("HSET").arg(live).arg(key).arg(value)).await?,

@@ -1,7 +1,7 @@
 //! The scripts: one file a verb, each made of the shared prelude and its own text, loaded once a server and called by
 //! digest. A server that lost them (a restart, a failover) is given them again, and the call repeated.
 
-use redis::aio::ConnectionManager;
+use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 
 /// A script and the digest that Redis knows it by.
@@ -103,7 +103,7 @@ impl Scripts {
     }
 
     /// Gives the server every script.
-    pub(super) async fn load(&self, connection: &mut ConnectionManager) -> Result<(), RedisError> {
+    pub(super) async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let mut pipe = Pipeline::new();
         for script in self.all() {
             pipe.cmd("SCRIPT").arg("LOAD").arg(&script.text).ignore();
@@ -115,7 +115,7 @@ impl Scripts {
     /// scripts are loaded and that call is repeated.
     pub(super) async fn run(
         &self,
-        connection: &mut ConnectionManager,
+        connection: &mut MultiplexedConnection,
         calls: &[Cmd],
     ) -> Result<Vec<Value>, RedisError> {
         let mut answers = send(connection, calls).await?;
@@ -133,7 +133,7 @@ impl Scripts {
 
 type Answer = Result<Value, RedisError>;
 
-async fn send(connection: &mut ConnectionManager, calls: &[Cmd]) -> Result<Vec<Answer>, RedisError> {
+async fn send(connection: &mut MultiplexedConnection, calls: &[Cmd]) -> Result<Vec<Answer>, RedisError> {
     if let [call] = calls {
         let answer = connection.send_packed_command(call).await;
         return match answer {

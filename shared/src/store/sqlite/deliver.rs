@@ -272,20 +272,31 @@ pub(super) fn renew(tx: &mut Tx<'_>, request: &RenewRequest) -> Result<Renewed, 
 }
 
 /// What a worker holds. Reads all that is under lease in the queue, which is bounded by the workers and their prefetch.
-pub(super) fn unacked(view: &View<'_>, name: &QueueName, worker: &WorkerId) -> Result<Vec<Held>, Fault> {
+pub(super) fn unacked(
+    view: &View<'_>,
+    name: &QueueName,
+    worker: &WorkerId,
+    newer_than: Option<Token>,
+) -> Result<Vec<Held>, Fault> {
     let Some(queue) = view.queue(name)? else { return Ok(Vec::new()) };
     let Some(lease) = lease(view, queue.no, worker)? else { return Ok(Vec::new()) };
     let mut read = view.sql(
         "SELECT u.id, u.due, j.progress, j.record, u.token, u.started_ms, u.deadline_ms
          FROM unacked u JOIN jobs j ON j.queue = u.queue AND j.id = u.id
-         WHERE u.queue = ?1 AND u.lease = ?2 LIMIT ?3",
+         WHERE u.queue = ?1 AND u.lease = ?2 AND u.token > ?3 ORDER BY u.token, u.id LIMIT ?4",
     )?;
-    let mut found = read.query(params![queue.no, lease.no, rows(MAX_BATCH)])?;
+    // One more than wanted tells whether the last pull is whole.
+    let newer_than = newer_than.unwrap_or(Token::MIN);
+    let mut found = read.query(params![queue.no, lease.no, newer_than, rows(MAX_BATCH + 1)])?;
     let mut held = Vec::new();
     while let Some(row) = found.next()? {
         let mut delivery = delivery(row, name, row.get(4)?).map_err(Fault::Unreadable)?;
         delivery.due = StoreTime::from_micros(row.get(1)?);
         held.push(Held { delivery, started: row.get(5)?, deadline: row.get(6)? });
+    }
+    if held.len() > MAX_BATCH {
+        let cut = held[MAX_BATCH].delivery.token;
+        held.retain(|held: &Held| held.delivery.token < cut);
     }
     Ok(held)
 }
@@ -372,7 +383,7 @@ mod tests {
         assert_eq!(store.cancel(&q, &id("a")).await.unwrap(), Cancelled::Told(worker()));
         let renewed = store.renew(&renewal(vec![mark(0, token), mark(1, token - 1)])).await.unwrap();
         assert_eq!((renewed.lost, renewed.cancel), (false, vec![id("a")]));
-        let held = store.unacked(&q, &worker()).await.unwrap();
+        let held = store.unacked(&q, &worker(), None).await.unwrap();
         assert_eq!((held[0].started, held[0].deadline, held[1].started), (Some(7), Some(8), None));
         assert_eq!(held[0].delivery, deliveries[0]);
         end(&store, &q, &deliveries[..1], || crate::job::Outcome::Cancelled).await;

@@ -55,6 +55,7 @@ use super::{
     StoreError,
 };
 use crate::clock::{Mono, StoreClock};
+use crate::job::progress::Token;
 use crate::job::spec::Due;
 use crate::job::view::Found;
 use crate::job::{NewJob, State};
@@ -217,9 +218,14 @@ impl SqliteStore {
         self.write(false, move |tx| deliver::renew(tx, &request)).await
     }
 
-    pub async fn unacked(&self, queue: &QueueName, worker: &WorkerId) -> Result<Vec<Held>, StoreError> {
+    pub async fn unacked(
+        &self,
+        queue: &QueueName,
+        worker: &WorkerId,
+        newer_than: Option<Token>,
+    ) -> Result<Vec<Held>, StoreError> {
         let (queue, worker) = (queue.clone(), worker.clone());
-        self.read(move |view| deliver::unacked(view, &queue, &worker)).await
+        self.read(move |view| deliver::unacked(view, &queue, &worker, newer_than)).await
     }
 
     pub async fn pulse(&self, queue: &QueueName, lease: Duration) -> Result<Pulse, StoreError> {

@@ -39,18 +39,23 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
     let mut nudge = Nudge::work(&request.queue);
     let mut released = 0;
     for item in &request.settlements {
-        let due = match lease {
+        let taken = match lease {
             Some(lease) => taker.take_back(tx, lease, item)?,
             None => None,
         };
-        let Some(due) = due else {
+        let Some(taken) = taken else {
             answers.push(written_before(tx, no, item)?);
             continue;
         };
         released += 1;
-        let known = match &item.write {
-            Write::Finish { state, follow_ups } => finish(tx, &mut sheet, item, *state, follow_ups)?,
-            Write::Return { again } => put_back(tx, at, no, item, *again, due, &mut nudge)?,
+        let known = match (&item.write, &item.if_cancelled) {
+            (Write::Finish { state, follow_ups }, _) => finish(tx, &mut sheet, item, *state, follow_ups)?,
+            // Whoever cancelled it was promised that it does not start again, however its worker fared.
+            (Write::Return { .. }, Some(ended)) if taken.cancelled => {
+                let (id, state) = (item.id.as_str(), FinalState::Cancelled);
+                sheet.enter(tx, id, state, &ended.progress, ended.remember.as_deref())?
+            }
+            (Write::Return { again }, _) => put_back(tx, at, no, item, *again, taken.due, &mut nudge)?,
         };
         answers.push(if known { Answer::Ok } else { Answer::Gone });
     }
@@ -84,6 +89,13 @@ fn is_lost(tx: &Tx<'_>, no: i64, request: &SettleRequest) -> Result<bool, Fault>
     Ok(lost.exists(params![no, request.worker.as_str()])?)
 }
 
+/// What was taken out of the unacked.
+struct Taken {
+    due: StoreTime,
+    /// Its worker had been told to cancel it.
+    cancelled: bool,
+}
+
 /// Takes deliveries out of the unacked.
 struct Taker<'c> {
     no: i64,
@@ -97,13 +109,8 @@ impl<'c> Taker<'c> {
         Ok(Self { no, remove })
     }
 
-    /// Takes one out if it is the current one; answers its due time.
-    fn take_back(
-        &mut self,
-        tx: &Tx<'_>,
-        lease: Lease,
-        item: &Settlement,
-    ) -> Result<Option<StoreTime>, Fault> {
+    /// Takes one out if it is the current one.
+    fn take_back(&mut self, tx: &Tx<'_>, lease: Lease, item: &Settlement) -> Result<Option<Taken>, Fault> {
         let key = params![self.no, item.id.as_str(), item.token, lease.no];
         // Only what goes to the front needs its due time again.
         let due = if matches!(item.write, Write::Return { again: Again::Front }) {
@@ -117,15 +124,17 @@ impl<'c> Taker<'c> {
         if self.remove.execute(key)? == 0 {
             return Ok(None);
         }
+        let mut cancelled = false;
         if lease.cancels > 0 {
             let cleared = tx
                 .sql("DELETE FROM cancels WHERE lease = ?1 AND id = ?2")?
                 .execute(params![lease.no, item.id.as_str()])?;
-            if cleared > 0 {
+            cancelled = cleared > 0;
+            if cancelled {
                 tx.sql("UPDATE leases SET cancels = cancels - 1 WHERE no = ?1")?.execute([lease.no])?;
             }
         }
-        Ok(Some(StoreTime::from_micros(due)))
+        Ok(Some(Taken { due: StoreTime::from_micros(due), cancelled }))
     }
 }
 

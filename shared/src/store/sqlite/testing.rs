@@ -168,7 +168,7 @@ pub(super) async fn finish_all(store: &SqliteStore, queue: &QueueName, limits: &
 
 /// Settles what [`worker`] holds.
 pub(super) async fn settle_held(store: &SqliteStore, queue: &QueueName) {
-    let held = store.unacked(queue, &worker()).await.unwrap();
+    let held = store.unacked(queue, &worker(), None).await.unwrap();
     let deliveries: Vec<_> = held.into_iter().map(|held| held.delivery).collect();
     assert!(end(store, queue, &deliveries, done).await.iter().all(|answer| *answer == Answer::Ok));
 }

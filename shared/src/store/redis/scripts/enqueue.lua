@@ -7,6 +7,7 @@
 -- in the same step as its job comes to exist (or is found to exist); one that is not there any more makes no job.
 -- Returns: now, and no more where all were created and are due now; else n times code, detail:
 --   0 created (due) | 1 existing | 2 conflict | 3 full (waiting) | 4 expired | 5 its entry was taken by another
+--   and one part more, always after the codes, where these are the first jobs that the queue ever had
 -- Refused by the server itself when it is out of memory, before anything is written.
 local n, width = tonumber(ARGV[2]), tonumber(ARGV[3])
 local meta = redis.call('HMGET', key('meta'), 'offset', 'waiting', 'enqueued', 'prios')
@@ -109,5 +110,8 @@ redis.call('HSET', key('meta'), 'waiting', micros(waiting + added), 'enqueued', 
 if hint then
   redis.call('PUBLISH', key('hints'), 'work ' .. due_now .. ' ' .. (next_due and micros(next_due) or '-'))
 end
-if due_now == n and width == 2 then return { now_text } end
+-- Whoever had entered the queue in the registry before may have done so in a store that was emptied since.
+local new = not meta[3]
+if due_now == n and width == 2 and not new then return { now_text } end
+if new then reply[#reply + 1] = '' end
 return reply

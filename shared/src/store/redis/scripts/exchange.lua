@@ -4,7 +4,9 @@
 --   keep_dead_max, remember_ids_max, groups; then for each group of neighbours that share a token:
 --     token, kinds (one letter an item), the ids, and for each item
 --       p: progress                               done, and nothing else to do
---       f: progress, code, micros, priority, digest ('' if not remembered), follow-ups (count), follow-up...
+--       f: progress, code, micros, priority, digest ('' if not remembered), more (count), more...
+--   more: the follow-ups; for front and after the progress, if any, with which the job ends as cancelled, instead of
+--   going on waiting, where its worker had been told to cancel it
 --   code: done | dead | cancelled | expired | front (micros: its due time) | after (micros: so long from now)
 -- A progress begins with the token of its delivery.
 -- Returns: answers (one digit an item: 0 ok, 1 stale, 2 gone); where jobs were asked for also now, token, next due or '',
@@ -93,7 +95,16 @@ local function settle()
         -- The same item may stand in one call twice.
         mine[id] = nil
         taken[#taken + 1] = id
-        if code == 'front' or code == 'after' then
+        local again = code == 'front' or code == 'after'
+        for f = 1, full and not again and tonumber(ARGV[at + 5]) or 0 do
+          redis.call('RPUSH', key('outbox'), ARGV[at + 5 + f])
+          moved = true
+        end
+        -- Whoever cancelled it was promised that it does not start again, however its worker fared.
+        if again and row[2] and ARGV[at + 5] == '1' and redis.call('SISMEMBER', key('cancel:' .. worker), id) == 1 then
+          code, progress, again = 'cancelled', ARGV[at + 6], false
+        end
+        if again then
           local priority, number = ARGV[at + 3], tonumber(ARGV[at + 2])
           local zset, score, due = key('due:' .. priority), nil, nil
           if code == 'front' then
@@ -124,10 +135,6 @@ local function settle()
             remembered[#remembered + 1] = micros(now / 1000)
             remembered[#remembered + 1] = id
           end
-        end
-        for f = 1, full and tonumber(ARGV[at + 5]) or 0 do
-          redis.call('RPUSH', key('outbox'), ARGV[at + 5 + f])
-          moved = true
         end
       else
         answers[#answers + 1] = last_word(id, prefix, ended)
