@@ -79,9 +79,6 @@ impl Fleet {
             crew.plan = new.clone();
             crew.pool.shape = new.shape();
             crew.pool.pardon();
-            if let Work::Unserved(kind) = &new.work {
-                crew.pool.put_in_quarantine(now, format!("handlers of type {kind} are not served yet"));
-            }
         }
         for (name, actions) in out {
             self.carry_out(&name, actions, now);
@@ -118,11 +115,7 @@ impl Fleet {
             let was = crew.pool.quarantine.is_some();
             crew.pool.time(now, self.blind, &mut actions);
             if was && crew.pool.quarantine.is_none() {
-                if let Work::Unserved(kind) = &crew.plan.work {
-                    crew.pool.put_in_quarantine(now, format!("handlers of type {kind} are not served yet"));
-                } else {
-                    tracing::info!(pool = &*name, "trying the quarantined pool again");
-                }
+                tracing::info!(pool = &*name, "trying the quarantined pool again");
             }
             self.carry_out(&name, actions, now);
         }
@@ -458,8 +451,8 @@ impl Fleet {
         let nonce = random::bits();
         let name = if crew.plan.work == Work::Intake { "intake" } else { &**pool };
         let id = WorkerId::new(&format!("{}:{name}:{number}:{nonce:016x}", self.host));
-        let (Some(program), Ok(id), Ok(board)) = (crew.plan.program(&key.label()), id, Board::create())
-        else {
+        let program = crew.plan.program(&key.label());
+        let (Ok(id), Ok(board)) = (id, Board::create()) else {
             let event = slot::Event::SpawnFailed { misfit: false, jitter: jitter() };
             return self.step(&key, event, now);
         };

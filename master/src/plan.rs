@@ -7,7 +7,7 @@ use roundsman_shared::assignment::{self, Assignment, HandlerSpec, StoreAddress};
 use roundsman_shared::clock::StoreClock;
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
-use roundsman_shared::settings::{Durability, Handler, PoolRun, PoolSettings, Settings, StoreUrl};
+use roundsman_shared::settings::{Durability, PoolRun, PoolSettings, Settings, StoreUrl};
 use roundsman_shared::store::{StoreConfig, StorePlace};
 
 use crate::pool::Shape;
@@ -48,8 +48,6 @@ pub(crate) enum Work {
     Handler(HandlerSpec),
     Command(Vec<String>),
     Intake,
-    /// This version cannot run it.
-    Unserved(String),
 }
 
 impl Plan {
@@ -70,7 +68,7 @@ impl Plan {
                 tracing::warn!(pool = name, "pools with demand are not served yet; this one is left out");
                 continue;
             }
-            pools.insert(name.clone(), PoolPlan::of(pool)?);
+            pools.insert(name.clone(), PoolPlan::of(settings, pool)?);
         }
         let mut policies = BTreeMap::new();
         for (name, policy) in &settings.queues {
@@ -95,22 +93,10 @@ impl Plan {
 }
 
 impl PoolPlan {
-    fn of(pool: &PoolSettings) -> Result<Self, NameError> {
+    fn of(settings: &Settings, pool: &PoolSettings) -> Result<Self, NameError> {
         let work = match &pool.run {
             PoolRun::Command(command) => Work::Command(command.clone()),
-            PoolRun::Handler(Handler::Stdout) => Work::Handler(HandlerSpec::Stdout),
-            PoolRun::Handler(Handler::Exec(program)) => Work::Handler(HandlerSpec::Exec {
-                command: program.command.clone(),
-                env: program.env.clone(),
-            }),
-            PoolRun::Handler(Handler::Stream(program)) => Work::Handler(HandlerSpec::Stream {
-                command: program.command.clone(),
-                env: program.env.clone(),
-            }),
-            PoolRun::Handler(Handler::Http(_)) => Work::Unserved("http".to_owned()),
-            PoolRun::Handler(Handler::Amqp(_)) => Work::Unserved("amqp".to_owned()),
-            PoolRun::Handler(Handler::Redis(_)) => Work::Unserved("redis".to_owned()),
-            PoolRun::Handler(Handler::Tcp { .. }) => Work::Unserved("tcp".to_owned()),
+            PoolRun::Handler(handler) => Work::Handler(HandlerSpec::of(settings, handler)),
         };
         Ok(Self {
             work,
@@ -166,15 +152,14 @@ impl PoolPlan {
 
     /// What a worker with this label is started as.
     #[must_use]
-    pub(crate) fn program(&self, label: &str) -> Option<Program> {
+    pub(crate) fn program(&self, label: &str) -> Program {
         let own = |arguments: &[&str]| Program::Own {
             arguments: arguments.iter().map(|&it| it.to_owned()).collect(),
         };
         match &self.work {
-            Work::Handler(_) => Some(own(&["worker", label])),
-            Work::Intake => Some(own(&["intake"])),
-            Work::Command(command) => Some(Program::Command(command.clone())),
-            Work::Unserved(_) => None,
+            Work::Handler(_) => own(&["worker", label]),
+            Work::Intake => own(&["intake"]),
+            Work::Command(command) => Program::Command(command.clone()),
         }
     }
 
@@ -193,7 +178,7 @@ impl PoolPlan {
         };
         let handler = match &self.work {
             Work::Handler(handler) => Some(handler.clone()),
-            Work::Command(_) | Work::Intake | Work::Unserved(_) => None,
+            Work::Command(_) | Work::Intake => None,
         };
         let policy = |(queue, _): &(QueueName, u32)| Some((queue.clone(), policies.get(queue)?.clone()));
         Assignment {

@@ -164,6 +164,7 @@ fn runs(pool: &PoolSettings) -> &'static str {
             Handler::Redis(_) => "redis",
             Handler::Tcp { .. } => "tcp",
             Handler::Stdout => "stdout",
+            Handler::Callback(_) => "callback",
         },
     }
 }

@@ -9,7 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::clock::StoreClock;
 use crate::job::Policy;
 use crate::names::{NameError, Namespace, QueueName, WorkerId};
-use crate::settings::{Handler, LoadInput, PoolQueues, PoolRun, Settings, StoreUrl};
+use crate::reach::Reach;
+use crate::settings::{
+    Handler, LoadInput, PoolQueues, PoolRun, Program, RedisTarget, Secret, SecretUrl, Settings, StoreUrl,
+    TransportLimits,
+};
 use crate::store::{StoreConfig, StorePlace};
 
 /// In an ordered list each queue has so many times the share of the next.
@@ -61,30 +65,130 @@ pub enum HandlerSpec {
     Exec { command: Vec<String>, env: BTreeMap<String, String> },
     /// One long-lived program that answers by lines.
     Stream { command: Vec<String>, env: BTreeMap<String, String> },
+    /// A webhook.
+    Http { url: Confidential, secrets: Vec<Confidential>, limits: Limits },
+    /// A message to a broker.
+    Amqp { url: Confidential, exchange: String, routing_key: String, limits: Limits },
+    /// An entry of a list or stream.
+    Redis { url: Confidential, key: RedisKey, limits: Limits },
+    /// A line over a connection.
+    Tcp { address: String, limits: Limits },
+    /// Wherever the job says.
+    Callback { secrets: Vec<Confidential>, http: Limits, amqp: Limits, redis: Limits, tcp: Limits },
     /// One line a job on the standard output of `up`.
     Stdout,
     /// Does nothing: what the bench measures the rest of the way with.
     Noop,
 }
 
+/// What only the worker should read. `Debug` prints `…`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Confidential(String);
+
+impl Confidential {
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Confidential {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Confidential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// What a transport may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub reach: Reach,
+    /// For one whole exchange.
+    pub timeout: Duration,
+}
+
+/// The key that entries are added to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisKey {
+    List(String),
+    Stream(String),
+}
+
+impl HandlerSpec {
+    /// What a worker is told of a handler that the settings name.
+    #[must_use]
+    pub fn of(settings: &Settings, handler: &Handler) -> Self {
+        let transports = &settings.transports;
+        // The operator wrote these addresses himself, so they are meant.
+        let written = |of: &TransportLimits| Limits { reach: Reach::anywhere(), timeout: of.timeout };
+        let guarded =
+            |of: &TransportLimits| Limits { reach: Reach::global_and(&of.allow), timeout: of.timeout };
+        let secrets = |secret: &Option<Secret>| {
+            let text = secret.as_ref().map_or("", Secret::expose);
+            text.split_ascii_whitespace().map(Confidential::from).collect()
+        };
+        match handler {
+            Handler::Exec(Program { command, env }) => {
+                Self::Exec { command: command.clone(), env: env.clone() }
+            }
+            Handler::Stream(Program { command, env }) => {
+                Self::Stream { command: command.clone(), env: env.clone() }
+            }
+            Handler::Http(http) => Self::Http {
+                url: http.url.expose().into(),
+                secrets: secrets(&http.secret),
+                limits: guarded(&transports.http),
+            },
+            Handler::Amqp(amqp) => Self::Amqp {
+                url: amqp.url.as_ref().or(settings.amqp.url.as_ref()).map_or("", SecretUrl::expose).into(),
+                exchange: amqp.exchange.clone(),
+                routing_key: amqp.routing_key.clone(),
+                limits: written(&transports.amqp),
+            },
+            Handler::Redis(redis) => Self::Redis {
+                url: match (&redis.url, &settings.store.url) {
+                    (Some(url), _) | (None, StoreUrl::Redis { url }) => url.expose().into(),
+                    (None, StoreUrl::Sqlite { .. }) => "".into(),
+                },
+                key: match &redis.target {
+                    RedisTarget::List(name) => RedisKey::List(name.clone()),
+                    RedisTarget::Stream(name) => RedisKey::Stream(name.clone()),
+                },
+                limits: written(&transports.redis),
+            },
+            Handler::Tcp { address } => {
+                Self::Tcp { address: address.clone(), limits: written(&transports.tcp) }
+            }
+            Handler::Callback(callback) => Self::Callback {
+                secrets: secrets(&callback.secret),
+                http: guarded(&transports.http),
+                amqp: guarded(&transports.amqp),
+                redis: guarded(&transports.redis),
+                tcp: guarded(&transports.tcp),
+            },
+            Handler::Stdout => Self::Stdout,
+        }
+    }
+}
+
 impl Assignment {
     /// What a worker of this pool is told, from the settings.
     ///
     /// # Errors
-    /// When there is no such pool, or its handler is one that is not served yet.
+    /// When there is no such pool.
     pub fn of(settings: &Settings, pool: &str, worker: WorkerId) -> Result<Self, String> {
         let Some(own) = settings.pools.get(pool) else { return Err(format!("there is no pool {pool:?}")) };
         let queues = shares(&own.queues).map_err(|error| error.to_string())?;
         let handler = match &own.run {
             PoolRun::Command(_) => None,
-            PoolRun::Handler(Handler::Exec(program)) => {
-                Some(HandlerSpec::Exec { command: program.command.clone(), env: program.env.clone() })
-            }
-            PoolRun::Handler(Handler::Stream(program)) => {
-                Some(HandlerSpec::Stream { command: program.command.clone(), env: program.env.clone() })
-            }
-            PoolRun::Handler(Handler::Stdout) => Some(HandlerSpec::Stdout),
-            PoolRun::Handler(_) => return Err(format!("the handler of pool {pool:?} is not served yet")),
+            PoolRun::Handler(handler) => Some(HandlerSpec::of(settings, handler)),
         };
         let policies =
             queues.iter().map(|(queue, _)| (queue.clone(), settings.queue(queue.as_str()).clone())).collect();
@@ -154,5 +258,25 @@ pub fn shares(queues: &PoolQueues) -> Result<Vec<(QueueName, u32)>, NameError> {
             };
             names.iter().enumerate().map(|(place, name)| Ok((QueueName::new(name)?, share(place)))).collect()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_reach_the_worker_and_nobody_else() {
+        let spec = HandlerSpec::Http {
+            url: "https://u:hunter2@a.example/hunter2".into(),
+            secrets: vec!["hunter2".into()],
+            limits: Limits {
+                reach: Reach::global_and(&["127.0.0.0/8".parse().unwrap()]),
+                timeout: Duration::from_secs(3),
+            },
+        };
+        assert!(!format!("{spec:?}").contains("hunter2"));
+        let sent = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<HandlerSpec>(&sent).unwrap(), spec);
     }
 }

@@ -5,6 +5,7 @@
 //! names, clock            words and times that everything else is made of
 //! job/                    the job, its lifecycle table and the arithmetic of outcomes (pure)
 //! board, assignment, exit what a worker shows its master, and is told by it; exit codes
+//! callback, reach         jobs that name their own destination, and which addresses may be one (pure)
 //! protocol                the lines that travel over a worker's stdin and stdout (pure)
 //! settings/               what the operator wrote, checked
 //! store/                  the verbs, on Redis and on SQLite
@@ -13,6 +14,8 @@
 #[cfg(feature = "store")]
 pub mod assignment;
 pub mod board;
+#[cfg(feature = "store")]
+pub mod callback;
 pub mod clock;
 pub mod exit;
 #[cfg(feature = "store")]
@@ -22,6 +25,7 @@ pub mod names;
 #[cfg(feature = "store")]
 pub mod pipe;
 pub mod protocol;
+pub mod reach;
 pub mod settings;
 #[cfg(feature = "store")]
 pub mod store;

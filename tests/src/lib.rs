@@ -1,6 +1,7 @@
 //! Roundsman from outside: what tests, benchmarks and chaos runs share.
 //!
-//! - fixtures that start real programs and take them down with the test: [`redis_server`], [`tree`]
+//! - fixtures that start real programs and take them down with the test: [`redis_server`], [`rabbit_server`],
+//!   [`tree`]; and [`receiver`], small servers made here
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
 //! - the history that every actor of a run writes ([`history`]), and the checker that reads it ([`checker`])
@@ -13,6 +14,8 @@ pub mod history;
 pub mod model;
 pub mod pipe_child;
 pub mod proc;
+pub mod rabbit_server;
+pub mod receiver;
 pub mod redis_server;
 pub mod spawn;
 pub mod time;

@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
 
+#[path = "fleet/brokers.rs"]
+mod brokers;
 #[path = "fleet/changes.rs"]
 mod changes;
 #[path = "fleet/clock.rs"]
@@ -25,6 +27,8 @@ mod operate;
 mod parents;
 #[path = "fleet/rig.rs"]
 mod rig;
+#[path = "fleet/secure.rs"]
+mod secure;
 #[path = "fleet/spared.rs"]
 mod spared;
 #[path = "fleet/start.rs"]
@@ -33,6 +37,8 @@ mod start;
 mod stop;
 #[path = "fleet/stream.rs"]
 mod stream;
+#[path = "fleet/transports.rs"]
+mod transports;
 #[path = "fleet/stubborn.rs"]
 mod stubborn;
 #[path = "fleet/unfit.rs"]

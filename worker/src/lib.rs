@@ -26,7 +26,7 @@
 //! session    what to pull, acknowledge, renew and give back, and when to leave (pure)
 //! slots      runs jobs, on a thread of its own, so that no handler can hold up the session
 //! run        the one loop: pipe, store and slots on one side, the session on the other
-//! builtin/   exec, stream and stdout
+//! builtin/   exec, stream, stdout and the transports
 //! ```
 
 mod api;

@@ -95,6 +95,9 @@ impl Facts<'_> {
         let last = job.attempts.last();
         let error = || job.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         let why = match last.and_then(|attempt| attempt.outcome) {
+            _ if self.is_held() => {
+                format!("its worker put it off untried, which costs it no attempt{}", error())
+            }
             Some(AttemptEnd::GaveBack) if self.kind_is_unknown() => format!(
                 "no worker that took it knows its kind{}; it is left for one that does, and offered again then",
                 self.quoted_kind()
@@ -119,6 +122,12 @@ impl Facts<'_> {
         let mut reasons = vec![why, when];
         reasons.extend(self.paused());
         reasons
+    }
+
+    /// Whether the last worker that took it did not try it: then the reason is that of no attempt.
+    fn is_held(&self) -> bool {
+        let last = self.job.attempts.last().and_then(|attempt| attempt.error.as_ref());
+        self.job.error.is_some() && self.job.error.as_ref() != last
     }
 
     /// Whether the last worker that took it put it back because it has no handler for its kind.

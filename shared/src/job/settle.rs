@@ -81,6 +81,12 @@ pub enum Outcome {
     UnknownKind {
         kind: String,
     },
+    /// Put off by its worker without having been tried: where it is to go does not answer, or has its share of the slots.
+    /// Nothing is charged, and no attempt is noted, since there may be very many.
+    Held {
+        why: String,
+        after: Duration,
+    },
     /// Put back by its worker: never started, or stopped by it. Nothing is charged.
     GiveBack,
     /// The worker died while it ran this job.
@@ -158,6 +164,7 @@ pub fn settle(
     jitter: f64,
 ) -> Settlement {
     let mut progress = delivery.progress.clone();
+    let tried = run.started.is_some() && !matches!(outcome, Outcome::Held { .. });
     let decision = decide(&mut progress, spec, outcome, policy, jitter);
     let charged = !matches!(decision.end, AttemptEnd::GaveBack | AttemptEnd::Snooze);
     let number = delivery.attempt();
@@ -166,7 +173,7 @@ pub fn settle(
     }
     let error = decision.error.map(|text| tail(&text, MAX_ERROR));
     progress.error.clone_from(&error);
-    if charged || run.started.is_some() {
+    if charged || tried {
         let (worker, host) = place(&run.worker);
         progress.push(Attempt {
             attempt: number,
@@ -274,6 +281,9 @@ fn decide(progress: &mut Progress, spec: &Spec, outcome: Outcome, policy: &Polic
         Outcome::UnknownKind { kind } => {
             let error = Some(format!("no worker that pulled it knows the kind {kind:?}"));
             Decision::again(Event::AckSnooze, Again::After(UNKNOWN_KIND_DELAY), AttemptEnd::GaveBack, error)
+        }
+        Outcome::Held { why, after } => {
+            Decision::again(Event::AckSnooze, Again::After(after), AttemptEnd::GaveBack, Some(why))
         }
         Outcome::GiveBack => Decision::again(Event::GiveBack, Again::Front, AttemptEnd::GaveBack, None),
         Outcome::Crashed { cause } => {
@@ -398,6 +408,19 @@ mod tests {
     }
 
     #[test]
+    fn a_job_may_be_held_for_ever() {
+        let mut progress = after(Progress::default(), Outcome::Retry { error: "no".into(), after: None }).1;
+        for _ in 0..100 {
+            let held = Outcome::Held { why: "nobody answers".into(), after: Duration::from_secs(86_400) };
+            let (settled, next) = after(progress, held);
+            assert_eq!(settled.write, Write::Return { again: Again::After(Duration::from_secs(86_400)) });
+            progress = next;
+        }
+        assert_eq!((progress.attempt, progress.failures, progress.snoozed), (1, 1, 0));
+        assert_eq!((progress.attempts.len(), progress.error.as_deref()), (1, Some("nobody answers")));
+    }
+
+    #[test]
     fn attempts_end_in_a_dead_letter() {
         let retry = || Outcome::Retry { error: "no".into(), after: None };
         let (settled, _) = after(Progress { attempt: 23, failures: 23, ..Progress::default() }, retry());
@@ -419,6 +442,7 @@ mod tests {
             Outcome::Cancelled,
             Outcome::Expired,
             Outcome::UnknownKind { kind: "k".into() },
+            Outcome::Held { why: "w".into(), after: Duration::from_secs(1) },
             Outcome::GiveBack,
             Outcome::Crashed { cause: "c".into() },
             Outcome::Killed { cause: "c".into() },

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use super::address;
 use super::amqp;
@@ -9,8 +10,9 @@ use super::secret::{Secret, SecretUrl, is_secret_name};
 use super::section::Section;
 use super::tree::Value;
 use super::value::Setting;
+use crate::reach::{Asked, Reach};
 
-const KINDS: &str = "\"exec\", \"stream\", \"http\", \"amqp\", \"redis\", \"tcp\", \"stdout\"";
+const KINDS: &str = "\"exec\", \"stream\", \"http\", \"amqp\", \"redis\", \"tcp\", \"stdout\", \"callback\"";
 
 /// What runs a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum Handler {
     },
     /// One compact JSON line on the standard output of `up`.
     Stdout,
+    /// Wherever the job itself says.
+    Callback(CallbackHandler),
 }
 
 /// A program and what is added to its clean environment. `Debug` shows no values of variables.
@@ -56,7 +60,15 @@ impl fmt::Debug for Program {
 pub struct HttpHandler {
     /// `https://` or `http://`.
     pub url: SecretUrl,
-    /// What signs it, as Standard Webhooks has it.
+    /// What signs it, as Standard Webhooks has it. During a change of secrets there may be two, divided by a blank or the
+    /// end of a line; each signs.
+    pub secret: Option<Secret>,
+}
+
+/// Jobs that name their own destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallbackHandler {
+    /// As [`HttpHandler::secret`], for those that go by HTTP.
     pub secret: Option<Secret>,
 }
 
@@ -90,19 +102,21 @@ pub enum RedisTarget {
 }
 
 /// What a transport may leave out, since the whole fleet has one.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) broker: bool,
     pub(super) redis: bool,
+    /// Where webhooks may go.
+    pub(super) http: Reach,
 }
 
 impl Handler {
-    pub(super) fn read(parent: &mut Section<'_>, shared: Shared) -> Self {
+    pub(super) fn read(parent: &mut Section<'_>, shared: &Shared) -> Self {
         let Some((kind, mut section)) = parent.tagged("handler", "stdout") else { return Self::Stdout };
         let handler = match kind.as_str() {
             "exec" => program(&mut section).map(Self::Exec),
             "stream" => program(&mut section).map(Self::Stream),
-            "http" => http(&mut section).map(Self::Http),
+            "http" => http(&mut section, shared).map(Self::Http),
             "amqp" => Some(Self::Amqp(amqp(&mut section, shared))),
             "redis" => redis(&mut section, shared).map(Self::Redis),
             "tcp" => {
@@ -110,6 +124,7 @@ impl Handler {
                 section.required("address", "\"example.com:9000\"", rule).map(|address| Self::Tcp { address })
             }
             "stdout" => Some(Self::Stdout),
+            "callback" => Some(Self::Callback(CallbackHandler { secret: signing_secret(&mut section) })),
             other => {
                 section.refuse("type", format!("\"{other}\" is none of {KINDS}"));
                 return Self::Stdout;
@@ -117,6 +132,15 @@ impl Handler {
         };
         section.finish();
         handler.unwrap_or(Self::Stdout)
+    }
+
+    /// Whether it hands the payload on to somebody else, and so mostly waits.
+    #[must_use]
+    pub const fn is_transport(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::Amqp(_) | Self::Redis(_) | Self::Tcp { .. } | Self::Callback(_) => true,
+            Self::Exec(_) | Self::Stream(_) | Self::Stdout => false,
+        }
     }
 }
 
@@ -157,11 +181,45 @@ fn variables(section: &mut Section<'_>) -> BTreeMap<String, String> {
     }
 }
 
-fn http(section: &mut Section<'_>) -> Option<HttpHandler> {
+fn http(section: &mut Section<'_>, shared: &Shared) -> Option<HttpHandler> {
     let url = address::url(section, &["https", "http"]);
     section.demand(url.is_some(), "url", "is missing: write one like \"https://example.com/hook\"");
     let secret = signing_secret(section);
-    Some(HttpHandler { url: url?, secret })
+    let url = url?;
+    match check_web(&url, &shared.http) {
+        Ok(()) => Some(HttpHandler { url, secret }),
+        Err(message) => {
+            section.refuse(if section.has("url_file") { "url_file" } else { "url" }, message);
+            None
+        }
+    }
+}
+
+/// Refuses now what no delivery could do later. What a name stands for is known only then.
+fn check_web(url: &SecretUrl, reach: &Reach) -> Result<(), String> {
+    let parsed = url::Url::parse(url.expose()).map_err(|error| format!("is no URL: {error}"))?;
+    let address: IpAddr = match parsed.host() {
+        Some(url::Host::Ipv4(address)) => address.into(),
+        Some(url::Host::Ipv6(address)) => address.into(),
+        Some(url::Host::Domain(_)) => return Ok(()),
+        None => return Err("names no host".into()),
+    };
+    let host = address.to_string();
+    let port = parsed.port_or_known_default().unwrap_or_default();
+    let refused = reach.check(Asked { scheme: parsed.scheme(), host: &host, port }, address);
+    refused.map_err(|refused| {
+        format!("{address} is {}: permit it with allow = [\"{address}\"] in [transports.http]", refused.what)
+    })
+}
+
+/// The bytes that sign: those behind `whsec_`, or the text itself.
+#[must_use]
+pub fn signing_key(secret: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    match secret.strip_prefix("whsec_") {
+        Some(coded) => base64::engine::general_purpose::STANDARD.decode(coded).ok(),
+        None => Some(secret.as_bytes().to_vec()),
+    }
 }
 
 /// Reads `secret` or `secret_file`.
@@ -171,11 +229,21 @@ pub(super) fn signing_secret(section: &mut Section<'_>) -> Option<Secret> {
         section.refuse("secret", "is empty: leave it out, or write one like \"whsec_…\"".into());
         return None;
     }
+    let keys = secret.expose().split_ascii_whitespace();
+    if let Some(at) = keys.clone().position(|key| signing_key(key).is_none()) {
+        let which =
+            if at == 0 && keys.count() == 1 { String::new() } else { format!(" (number {})", at + 1) };
+        section.refuse(
+            "secret",
+            format!("begins with whsec_ and goes on with something else than base64{which}"),
+        );
+        return None;
+    }
     section.row("secret", secret.to_string().show(), origin);
     Some(secret)
 }
 
-fn amqp(section: &mut Section<'_>, shared: Shared) -> AmqpHandler {
+fn amqp(section: &mut Section<'_>, shared: &Shared) -> AmqpHandler {
     let url = address::url(section, &amqp::SCHEMES);
     let has_broker = url.is_some() || shared.broker;
     section.demand(has_broker, "url", "is missing: write one here, or amqp.url for all pools");
@@ -186,7 +254,7 @@ fn amqp(section: &mut Section<'_>, shared: Shared) -> AmqpHandler {
     AmqpHandler { url, exchange, routing_key }
 }
 
-fn redis(section: &mut Section<'_>, shared: Shared) -> Option<RedisHandler> {
+fn redis(section: &mut Section<'_>, shared: &Shared) -> Option<RedisHandler> {
     let url = address::url(section, &["redis", "rediss", "redis+unix"]);
     let has_server = url.is_some() || shared.redis;
     section.demand(has_server, "url", "is missing: the store is no Redis whose server could serve here too");

@@ -7,26 +7,21 @@ use serde_json::Value as Json;
 use super::origin::Origin;
 use super::section::Row;
 
-/// Keys, `*` for a name or place in a list, with the one value that is meant if there is one.
+/// Keys, `*` for a name or place in a list.
 /// A key leaves this list in the change that serves it.
-const UNSERVED: [(&str, Option<&str>); 17] = [
-    ("pools.*.handler.type", Some("http")),
-    ("pools.*.handler.type", Some("amqp")),
-    ("pools.*.handler.type", Some("redis")),
-    ("pools.*.handler.type", Some("tcp")),
-    ("pools.*.demand.type", None),
-    ("pools.*.liveness", None),
-    ("pools.*.stall_after", None),
-    ("pools.*.stop_signal", None),
-    ("queues.*.rate_limit", None),
-    ("queues.*.max_running", None),
-    ("queues.*.max_running_per_key", None),
-    ("http.listen", None),
-    ("http.tokens.*.name", None),
-    ("amqp.url", None),
-    ("schedules.*.name", None),
-    ("notify.*.on", None),
-    ("transports.*", None),
+const UNSERVED: [&str; 12] = [
+    "pools.*.demand.type",
+    "pools.*.liveness",
+    "pools.*.stall_after",
+    "pools.*.stop_signal",
+    "queues.*.rate_limit",
+    "queues.*.max_running",
+    "queues.*.max_running_per_key",
+    "http.listen",
+    "http.tokens.*.name",
+    "amqp.url",
+    "schedules.*.name",
+    "notify.*.on",
 ];
 
 /// A key that is set and checked, but not served yet.
@@ -48,19 +43,10 @@ impl fmt::Display for Later {
 pub(super) fn unserved(rows: &[Row]) -> Vec<Later> {
     let set =
         rows.iter().filter(|row| row.effective.origin != Origin::Default && !is_off(&row.effective.value));
-    let unserved = set.filter(|row| {
-        UNSERVED.iter().any(|(pattern, value)| {
-            matches(pattern, &row.pattern) && value.is_none_or(|value| row.effective.value == value)
-        })
-    });
+    let unserved = set.filter(|row| UNSERVED.contains(&row.pattern.as_str()));
     unserved
         .map(|row| Later { key: row.effective.key.clone(), origin: row.effective.origin.clone() })
         .collect()
-}
-
-/// Whether a key has this pattern, or lies under a pattern that ends in `*`.
-fn matches(pattern: &str, key: &str) -> bool {
-    key == pattern || pattern.strip_suffix('*').is_some_and(|prefix| key.starts_with(prefix))
 }
 
 fn is_off(value: &Json) -> bool {
@@ -92,10 +78,8 @@ mod tests {
         assert_eq!(
             later(text),
             [
-                "/etc/r/r.toml:4: pools.default.handler.type: is not served yet",
                 "/etc/r/r.toml:2: queues.a.rate_limit: is not served yet",
                 "/etc/r/r.toml:7: notify[0].on: is not served yet",
-                "/etc/r/r.toml:9: transports.tcp.allow: is not served yet",
             ]
         );
     }

@@ -21,6 +21,7 @@ use super::schedule::ScheduleSettings;
 use super::section::{Report, Section};
 use super::store::{StoreSettings, StoreUrl};
 use super::transports::TransportSettings;
+use crate::reach::Reach;
 
 /// All that settings depend on, so that a load with the same input and files gives the same answer.
 #[derive(Debug, Clone)]
@@ -167,15 +168,19 @@ impl Settings {
     fn read(mut root: Section<'_>, input: &LoadInput) -> Self {
         let store = StoreSettings::read(root.table("store"), &input.environment);
         let amqp = AmqpSettings::read(root.table("amqp"));
-        let shared =
-            Shared { broker: amqp.url.is_some(), redis: matches!(store.url, StoreUrl::Redis { .. }) };
+        let transports = TransportSettings::read(root.table("transports"));
+        let shared = Shared {
+            broker: amqp.url.is_some(),
+            redis: matches!(store.url, StoreUrl::Redis { .. }),
+            http: Reach::global_and(&transports.http.allow),
+        };
 
         let mut sections = root.named("pools");
         if sections.is_empty() {
             sections.push((DEFAULT_POOL.to_owned(), root.unnamed("pools", DEFAULT_POOL)));
         }
         let pool = |(name, section): (String, Section<'_>)| {
-            let settings = PoolSettings::read(section, &name, input.cores, shared);
+            let settings = PoolSettings::read(section, &name, input.cores, &shared);
             (name, settings)
         };
         let pools: BTreeMap<_, _> = sections.into_iter().map(pool).collect();
@@ -197,7 +202,7 @@ impl Settings {
             amqp,
             schedules: ScheduleSettings::read_all(&mut root),
             notify: NotifySettings::read_all(&mut root),
-            transports: TransportSettings::read(root.table("transports")),
+            transports,
             later: Vec::new(),
         };
         root.finish();

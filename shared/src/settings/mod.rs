@@ -39,7 +39,9 @@ pub use self::amqp::{AmqpIntake, AmqpSettings};
 pub use self::backoff::Backoff;
 pub use self::environment::Environment;
 pub use self::foreign::{Demand, Foreign, Liveness, StopSignal};
-pub use self::handler::{AmqpHandler, Handler, HttpHandler, Program, RedisHandler, RedisTarget};
+pub use self::handler::{
+    AmqpHandler, CallbackHandler, Handler, HttpHandler, Program, RedisHandler, RedisTarget, signing_key,
+};
 pub use self::http::{Access, ApiToken, HttpSettings, Tls, TokenProof};
 pub use self::later::Later;
 pub use self::layers::{Override, OverrideValue};
@@ -51,4 +53,4 @@ pub use self::queue::QueueSettings;
 pub use self::schedule::ScheduleSettings;
 pub use self::secret::{Secret, SecretUrl};
 pub use self::store::{Durability, StoreSettings, StoreUrl};
-pub use self::transports::{Allow, TransportSettings};
+pub use self::transports::{Allow, TransportLimits, TransportSettings};

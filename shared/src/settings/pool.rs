@@ -35,7 +35,7 @@ pub struct PoolSettings {
     pub max_workers: u32,
     /// Over all hosts.
     pub max_workers_total: Option<u32>,
-    /// Jobs at once in one worker, 1 to 256; default 1.
+    /// Jobs at once in one worker, 1 to 256; default 1, or 32 for a transport, whose jobs mostly wait for others.
     pub slots: u16,
     /// The latency objective, from due to start; default 1 s.
     pub target_wait: Duration,
@@ -92,7 +92,7 @@ pub struct Detection {
 }
 
 impl PoolSettings {
-    pub(super) fn read(mut section: Section<'_>, name: &str, cores: usize, shared: Shared) -> Self {
+    pub(super) fn read(mut section: Section<'_>, name: &str, cores: usize, shared: &Shared) -> Self {
         let foreign = Foreign::read(&mut section);
         let queues = read_queues(&mut section, name);
         let run = read_run(&mut section, shared);
@@ -102,13 +102,14 @@ impl PoolSettings {
         // A minimum above the usual maximum raises it: who asks for ten has said enough.
         let max_workers = section.within("max_workers", usual.max(min_workers), 1..=MOST_WORKERS);
         let max_workers_total = section.get("max_workers_total", None);
+        let slots = section.within("slots", usual_slots(&run), 1..=256);
         let settings = Self {
             queues,
             run,
             min_workers,
             max_workers,
             max_workers_total,
-            slots: section.within("slots", 1, 1..=256),
+            slots,
             target_wait: section.within("target_wait", SECOND, Duration::from_millis(1)..=DAY),
             grace: section.within("grace", 30 * SECOND, Duration::ZERO..=DAY),
             max_memory: read_memory(&mut section),
@@ -134,6 +135,13 @@ impl PoolSettings {
     }
 }
 
+fn usual_slots(run: &PoolRun) -> u16 {
+    match run {
+        PoolRun::Handler(handler) if handler.is_transport() => 32,
+        PoolRun::Handler(_) | PoolRun::Command(_) => 1,
+    }
+}
+
 fn read_memory(section: &mut Section<'_>) -> Option<u64> {
     let limit = section.checked("max_memory", Some(Size(512 * MIB)), |limit| match limit {
         Some(Size(bytes)) if *bytes < 16 * MIB => {
@@ -154,7 +162,7 @@ fn read_detection(section: &mut Section<'_>) -> Detection {
     Detection { suspect, silence, frozen }
 }
 
-fn read_run(section: &mut Section<'_>, shared: Shared) -> PoolRun {
+fn read_run(section: &mut Section<'_>, shared: &Shared) -> PoolRun {
     if !section.has("command") {
         section.node("command");
         return PoolRun::Handler(Handler::read(section, shared));

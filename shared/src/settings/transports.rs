@@ -3,24 +3,40 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::section::Section;
 
-/// What each transport may reach.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What each transport may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransportSettings {
-    /// `[transports.http] allow`
-    pub http: Vec<Allow>,
-    /// `[transports.amqp] allow`
-    pub amqp: Vec<Allow>,
-    /// `[transports.redis] allow`
-    pub redis: Vec<Allow>,
-    /// `[transports.tcp] allow`
-    pub tcp: Vec<Allow>,
+    /// `[transports.http]`
+    pub http: TransportLimits,
+    /// `[transports.amqp]`
+    pub amqp: TransportLimits,
+    /// `[transports.redis]`
+    pub redis: TransportLimits,
+    /// `[transports.tcp]`
+    pub tcp: TransportLimits,
+}
+
+/// The limits of one transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransportLimits {
+    /// Destinations that are permitted though they are not global.
+    pub allow: Vec<Allow>,
+    /// For one whole exchange, from looking up the name to the last byte of the answer; a job's own timeout counts where
+    /// it is shorter. Default 30 s.
+    pub timeout: Duration,
 }
 
 /// One permitted destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Allow {
     /// `127.0.0.0/8`, or a single address.
     Net {
@@ -38,6 +54,20 @@ pub enum Allow {
         /// Any, when left out.
         port: Option<u16>,
     },
+}
+
+impl TryFrom<String> for Allow {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Allow> for String {
+    fn from(rule: Allow) -> Self {
+        rule.to_string()
+    }
 }
 
 impl FromStr for Allow {
@@ -114,16 +144,17 @@ impl fmt::Display for Allow {
 
 impl TransportSettings {
     pub(super) fn read(mut section: Section<'_>) -> Self {
-        let mut allow = |transport: &'static str| {
+        let mut limits = |transport: &'static str| {
             let mut section = section.table(transport);
             let rules = section.checked("allow", Vec::new(), |rules: &Vec<String>| {
                 rules.iter().try_for_each(|rule| rule.parse::<Allow>().map(drop))
             });
+            let timeout = section.within("timeout", 30 * SECOND, Duration::from_millis(100)..=3600 * SECOND);
             section.finish();
-            rules.iter().filter_map(|rule| rule.parse().ok()).collect()
+            TransportLimits { allow: rules.iter().filter_map(|rule| rule.parse().ok()).collect(), timeout }
         };
         let settings =
-            Self { http: allow("http"), amqp: allow("amqp"), redis: allow("redis"), tcp: allow("tcp") };
+            Self { http: limits("http"), amqp: limits("amqp"), redis: limits("redis"), tcp: limits("tcp") };
         section.finish();
         settings
     }
@@ -147,8 +178,11 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Allow>().map(|rule| rule.to_string()), Ok(shown.to_owned()));
         }
-        let transports = settings("[transports.http]\nallow = [\"127.0.0.0/8\"]").transports;
-        assert_eq!(transports.http, [Allow::Net { address: [127, 0, 0, 0].into(), prefix: 8 }]);
+        let text = "[transports.http]\nallow = [\"127.0.0.0/8\"]\ntimeout = \"2m\"";
+        let transports = settings(text).transports;
+        assert_eq!(transports.http.allow, [Allow::Net { address: [127, 0, 0, 0].into(), prefix: 8 }]);
+        assert_eq!(transports.http.timeout, 120 * SECOND);
+        assert_eq!(transports.tcp, TransportLimits { allow: Vec::new(), timeout: 30 * SECOND });
     }
 
     #[test]

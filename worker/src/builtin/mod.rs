@@ -4,6 +4,7 @@ mod capture;
 mod exec;
 mod stdout;
 mod stream;
+mod transport;
 
 use roundsman_shared::assignment::HandlerSpec;
 use roundsman_shared::job::settle::Outcome;
@@ -18,6 +19,11 @@ pub(crate) fn make(spec: HandlerSpec, slots: usize) -> Handlers {
         HandlerSpec::Stream { command, env } => Box::new(stream::Stream::new(command, env)),
         HandlerSpec::Stdout => Box::new(stdout::Stdout::open()),
         HandlerSpec::Noop => Box::new(Noop),
+        spec @ (HandlerSpec::Http { .. }
+        | HandlerSpec::Amqp { .. }
+        | HandlerSpec::Redis { .. }
+        | HandlerSpec::Tcp { .. }
+        | HandlerSpec::Callback { .. }) => Box::new(transport::Transport::new(&spec, slots)),
     };
     Handlers { other: Some(other), ..Handlers::default() }
 }

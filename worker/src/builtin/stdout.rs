@@ -9,7 +9,7 @@ use std::time::Duration;
 use roundsman_shared::job::settle::Outcome;
 use roundsman_shared::launch;
 
-use crate::api::{Context, Failure, Handler, Patience, Run};
+use crate::api::{Context, Ended, Failure, Handler, Patience, Run};
 use crate::session::Task;
 
 /// See the module's text.
@@ -36,25 +36,32 @@ impl Stdout {
         let own = || rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).ok().map(File::from);
         Self(inherited().or_else(own).map(Arc::new))
     }
-}
 
-impl Handler for Stdout {
-    fn start(&self, task: &Task, _: Context) -> Run {
-        let Some(file) = self.0.clone() else {
-            return Box::pin(std::future::ready(Failure::retry("there is no standard output").into()));
-        };
-        let mut line = String::with_capacity(task.spec.payload.len() + 1);
-        line.push_str(&task.spec.payload);
+    /// Writes one line.
+    pub(super) fn write(&self, json: &str) -> impl Future<Output = Ended> + use<> {
+        let mut line = String::with_capacity(json.len() + 1);
+        line.push_str(json);
         line.push('\n');
         // Whoever reads it may be slow: it must not hold up this thread.
-        let written = tokio::task::spawn_blocking(move || (&*file).write_all(line.as_bytes()));
-        Box::pin(async move {
+        let file = self.0.clone();
+        let written =
+            file.map(|file| tokio::task::spawn_blocking(move || (&*file).write_all(line.as_bytes())));
+        async move {
+            let Some(written) = written else {
+                return Failure::retry("there is no standard output").into();
+            };
             match written.await {
                 Ok(Ok(())) => Outcome::Done { result: None, follow_ups: Vec::new() }.into(),
                 Ok(Err(error)) => Failure::retry(format!("standard output: {error}")).into(),
                 Err(error) => Failure::retry(error).into(),
             }
-        })
+        }
+    }
+}
+
+impl Handler for Stdout {
+    fn start(&self, task: &Task, _: Context) -> Run {
+        Box::pin(self.write(&task.spec.payload))
     }
 
     fn patience(&self) -> Patience {

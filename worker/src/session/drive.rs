@@ -38,8 +38,9 @@ impl Session {
 
     fn drive_stop(&mut self, now: Mono, actions: &mut Vec<Action>) {
         let Some(stopping) = &mut self.stopping else {
-            if self.assignment.max_jobs > 0 && self.counts.claimed >= self.assignment.max_jobs {
-                let why = format!("it has run {} jobs (max_jobs)", self.counts.claimed);
+            let jobs = self.counts.claimed - self.counts.held;
+            if self.assignment.max_jobs > 0 && jobs >= self.assignment.max_jobs {
+                let why = format!("it has run {jobs} jobs (max_jobs)");
                 self.stopping = Some(Stopping { release_at: None, released: false, why });
             }
             return;

@@ -265,11 +265,17 @@ impl Session {
 
     fn finished(&mut self, now: Mono, job: Finished) {
         let ran = job.ended.since(job.started);
-        self.counts.busy += ran;
         self.held_up = false;
         if ran >= PREFETCH {
             self.long = self.long.saturating_sub(1);
         }
+        // A job that was put off has not run: it says nothing of how long jobs take, and uses none of `max_jobs`.
+        if let Outcome::Held { .. } = job.outcome {
+            self.counts.held += 1;
+            self.conclude(now, job.seq, job.outcome, None, job.ended, None);
+            return;
+        }
+        self.counts.busy += ran;
         let seconds = ran.as_secs_f64();
         self.service = Some(self.service.map_or(seconds, |mean| mean * 0.9 + seconds * 0.1));
         if let Some(taken) = self.taken.get(&job.seq) {

@@ -71,6 +71,8 @@ pub(super) struct Stopping {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) claimed: u64,
+    /// Of these, the ones that were put off untried.
+    pub(crate) held: u64,
     pub(crate) done: u64,
     pub(crate) failed: u64,
     pub(crate) busy: Duration,
