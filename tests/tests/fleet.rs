@@ -37,9 +37,9 @@ mod start;
 mod stop;
 #[path = "fleet/stream.rs"]
 mod stream;
-#[path = "fleet/transports.rs"]
-mod transports;
 #[path = "fleet/stubborn.rs"]
 mod stubborn;
+#[path = "fleet/transports.rs"]
+mod transports;
 #[path = "fleet/unfit.rs"]
 mod unfit;
