@@ -28,6 +28,8 @@ use roundsman_shared::store::{Enqueued, Store, StoreError};
 use roundsman_shared::{launch, telemetry};
 use tokio::sync::mpsc;
 
+/// What the error of an entry begins with that is none.
+pub(crate) const NO_JOB: &str = "the inbox entry is no job";
 /// How long one blocking wait lasts.
 const WAIT: Duration = Duration::from_secs(20);
 /// Between tries while the queue is full or Redis away.
@@ -233,7 +235,7 @@ impl Inbox {
             state: Some(FinalState::Dead),
             due: Some(now),
             ended: Some(now),
-            error: Some(format!("the inbox entry is no job: {why}")),
+            error: Some(format!("{NO_JOB}: {why}")),
             ..Progress::default()
         };
         self.store.inbox_bury(&self.queue, taker, raw, (&id, &content, &progress.encode(0))).await?;

@@ -15,6 +15,7 @@ use super::queue::purge_states;
 use super::{DONE, show};
 use crate::connect::Context;
 use crate::errors::Failure;
+use crate::intake::NO_JOB;
 use crate::print::many;
 use crate::time;
 
@@ -245,7 +246,13 @@ async fn change(context: &Context, store: &Store, args: &BulkArgs, change: Chang
     if change == Change::Purge && filter.is_any() {
         return purge_all(context, store, &sections, args.yes).await;
     }
-    let (jobs, more) = matching(store, &sections, &filter).await?;
+    let (jobs, more, strange) = matching(store, &sections, &filter, change).await?;
+    if strange > 0 {
+        context.screen.note(&format!(
+            "left out {}: inbox entries that are no jobs; `dead show` tells what is wrong, `dead retry ID` runs one as it is",
+            many(strange, LETTER)
+        ));
+    }
     if more {
         context
             .screen
@@ -293,16 +300,28 @@ fn report(context: &Context, change: Change, changed: u64, skipped: u64) -> Resu
 
 type Names = Vec<(QueueName, JobId)>;
 
-/// The dead letters that match, and whether there are more than may be looked at.
-async fn matching(store: &Store, sections: &[Section], filter: &Filter) -> Result<(Names, bool), Failure> {
+/// The dead letters that match, whether there are more than may be looked at, and how many were left out since running
+/// them makes no sense.
+async fn matching(
+    store: &Store,
+    sections: &[Section],
+    filter: &Filter,
+    change: Change,
+) -> Result<(Names, bool, usize), Failure> {
     let mut walk = Walk::new(store, sections, None)?;
-    let mut jobs = Vec::new();
+    let (mut jobs, mut strange) = (Vec::new(), 0);
     while walk.looked < FURTHEST {
         let Some(page) = walk.step(MAX_BATCH).await? else { break };
-        let matching = page.into_iter().filter(|found| filter.matches(found));
-        jobs.extend(matching.map(|found| (found.queue, found.id)));
+        for found in page.into_iter().filter(|found| filter.matches(found)) {
+            let error = found.progress.error.as_deref().unwrap_or_default();
+            if change == Change::Retry && error.starts_with(NO_JOB) {
+                strange += 1;
+            } else {
+                jobs.push((found.queue, found.id));
+            }
+        }
     }
-    Ok((jobs, walk.cursor().is_some()))
+    Ok((jobs, walk.cursor().is_some(), strange))
 }
 
 async fn purge_all(context: &Context, store: &Store, sections: &[Section], yes: bool) -> Result<(), Failure> {

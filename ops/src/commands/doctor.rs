@@ -189,6 +189,13 @@ fn state_directory(directory: &Path, findings: &mut Findings) {
 async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Result<(), Failure> {
     let url = &context.settings().store.url;
     findings.ok("store", format!("{url} answers, and drops no jobs when it is full"));
+    if let Err(error) = store.room().await {
+        findings.error(
+            "store",
+            format!("it takes no jobs: {error}"),
+            "give it more room, or let the fleet work off what it holds; keep_done and keep_done_max bound what is kept",
+        );
+    }
     durability(context, store, findings).await?;
     clock(store, findings).await?;
     let fleet = Fleet::read(store).await?;

@@ -246,6 +246,11 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
         {
             return Err(SpecError::field("expires", "is not after \"due\": the job could never run"));
         }
+        if let Due::In(span) = due
+            && StoreTime::from_millis(expires) <= StoreTime::from_millis(limits.now.as_millis()) + span
+        {
+            return Err(SpecError::field("expires", "is not after \"in\": the job could never run"));
+        }
     }
     let bytes: usize = fields.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if fields.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
@@ -364,6 +369,9 @@ mod tests {
         assert!(refused(r#"{"payload":1,"due":99999999999999}"#).starts_with("due: lies more than 10 years"));
         assert!(refused(r#"{"payload":1,"priority":256}"#).starts_with("priority: must lie"));
         assert!(refused(r#"{"payload":1,"expires":5}"#).starts_with("expires: lies in the past"));
+        let never = r#"{"payload":1,"in":"10s","expires":1700000009000}"#;
+        assert_eq!(refused(never), "expires: is not after \"in\": the job could never run");
+        assert!(parse(&never.replace("9000", "9001").replace("10s", "9s"), &limits()).is_ok());
         assert!(refused(r#"{"payload":1,"max_attempts":0}"#).starts_with("max_attempts: "));
         assert!(refused(r#"{"payload":1,"headers":{"a b":"c"}}"#).starts_with("headers: "));
         let deep = format!(r#"{{"payload":{}1{}}}"#, "[".repeat(65), "]".repeat(65));

@@ -200,6 +200,9 @@ verbs! {
     /// Reads the store's clock.
     clock() -> StoreClock;
 
+    /// Whether there is room for more jobs: [`StoreError::NearLimit`] where there is not.
+    room() -> ();
+
     /// What its acknowledgements are worth.
     durability() -> Durability;
 

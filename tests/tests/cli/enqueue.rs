@@ -138,6 +138,8 @@ fn a_full_queue_or_store_answers_try_again() {
     rig.ok(&["enqueue", "q", "2"]);
     rig.tune("maxmemory", "1000000");
     rig.fails(&["enqueue", "other"], 75, &["the store is nearly full", "nothing was stored"]);
+    let doctor = rig.run(&["doctor"]);
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("it takes no jobs"), "{doctor:?}");
     assert_eq!(rig.json(&["queue", "show", "q"])["ready"], 2);
 }
 

@@ -128,6 +128,9 @@ fn every_bad_entry_is_a_dead_letter_with_its_reason() {
             found.and_then(|job| job["error"].as_str()).unwrap_or_else(|| panic!("no {entry} in {shown:?}"));
         assert!(error.contains(reason), "{entry}: no {reason:?} in {error:?}");
     }
+    // None of them is run by retrying all.
+    let retried = rig.json(&["dead", "retry", "--yes"]);
+    assert_eq!(retried["retried"], 0, "{retried}");
     // Not text at all.
     let push = "return redis.call('LPUSH', KEYS[1], '\\255\\254')";
     assert!(!rig.redis().cli(&["EVAL", push, "1", INBOX]).is_empty());

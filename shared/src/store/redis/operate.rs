@@ -209,6 +209,11 @@ impl RedisStore {
         Ok(records.into_iter().flatten().collect())
     }
 
+    /// See [`crate::store::Store::room`].
+    pub async fn room(&self) -> Result<(), StoreError> {
+        self.link.room().await
+    }
+
     /// See [`crate::store::Store::durability`].
     pub async fn durability(&self) -> Result<Durability, StoreError> {
         self.link.durability().await

@@ -350,6 +350,10 @@ impl SqliteStore {
         Ok(StoreClock { reading, sent, received: Mono::now() })
     }
 
+    pub async fn room(&self) -> Result<(), StoreError> {
+        self.request(false, Some(0), |_| Ok(())).await
+    }
+
     #[expect(clippy::unused_async, reason = "a verb like the others")]
     pub async fn durability(&self) -> Result<Durability, StoreError> {
         let file = self.file().display();
