@@ -348,7 +348,7 @@ fn the_state_is_told_in_words() {
     let mut actions = Vec::new();
     stage.unit.step(stage.now, Event::Asked(Request::Dump), &mut actions);
     let state = "serving; master 101 ready, last line 500 ms ago; \
-                 last beat: starting, 0 claimed, 0 done, 0 failed, 0 running, store not answering; \
+                 last beat: starting, 0 claimed, 0 done, 0 failed, 0 running, store well; \
                  0 failures within a minute";
     assert_eq!(actions, [Action::Note(Note::State(state.into()))]);
 }
