@@ -37,6 +37,8 @@ pub(crate) const OVER_GRACE: Duration = Duration::from_secs(10);
 pub(crate) const RELEASE: Duration = Duration::from_secs(2);
 /// So many restarts that are held against the master are allowed within [`WINDOW`].
 pub(crate) const MOST_RESTARTS: usize = 5;
+/// A store that so many masters in a row find unfit is so; one may have met it in a moment of recovery.
+const UNFIT_TRIES: usize = 2;
 pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 /// The pause before the second restart in the window; each later one doubles it, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -186,6 +188,9 @@ pub(crate) struct Unit {
     /// The largest of all pools.
     grace: Duration,
     quiet: bool,
+    /// A master has read its settings.
+    ever_ready: bool,
+    /// A master has reached the store.
     ever_served: bool,
     /// When restarts were held against the master, the oldest first; at most [`MOST_RESTARTS`] + 1.
     failures: VecDeque<Mono>,
@@ -203,6 +208,7 @@ impl Unit {
             wish: Wish::Serve,
             grace,
             quiet: false,
+            ever_ready: false,
             ever_served: false,
             failures: VecDeque::new(),
             beat: None,
@@ -327,6 +333,7 @@ impl Unit {
             }
             (Phase::Booting, FromChild::Ready) => {
                 *phase = Phase::Ready { since: now };
+                self.ever_ready = true;
                 actions.push(Action::Note(Note::Ready { pid }));
                 if self.wish == Wish::Serve {
                     let status = format!("serving, master {pid}");
@@ -367,6 +374,7 @@ impl Unit {
         if let Exit::Code(code) = exit
             && let Ok(code @ (exit::CONFIG | exit::UNAVAILABLE)) = u8::try_from(code)
             && !self.ever_served
+            && (!self.ever_ready || self.failures.len() >= UNFIT_TRIES)
         {
             return self.finish(code, actions);
         }

@@ -175,6 +175,13 @@ fn what_a_restart_cannot_mend_is_passed_on_at_the_first_start_only() {
         assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
         // Ready, but its store was never reached, or found unfit.
         let mut stage = Stage::ready();
+        assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Start], "once may be chance");
+        stage.start();
+        stage.get_ready();
+        assert_eq!(stage.dies(Exit::Code(code.into())), []);
+        assert_eq!(stage.pass(ms(100)), [Action::Start]);
+        stage.start();
+        stage.get_ready();
         assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
         let mut stage = Stage::ready();
         stage.feed(beat());
