@@ -1,3 +1,5 @@
+//! Circuits and bulkheads under a clock and dice of the test.
+
 use super::*;
 
 fn at(millis: u64) -> Mono {

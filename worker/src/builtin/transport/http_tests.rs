@@ -1,3 +1,5 @@
+//! Exchanges with receivers made in the test: what is sent, and what an answer means.
+
 use std::sync::Arc;
 
 use roundsman_shared::callback::Body;

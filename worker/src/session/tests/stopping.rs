@@ -72,11 +72,7 @@ fn a_worker_that_has_run_its_number_of_jobs_heeds_a_release() {
     assert_eq!(bench.session.doing(), Doing::Draining);
     bench.take();
     bench.step(stop(StopMode::Release));
-    let stopped = bench
-        .take()
-        .into_iter()
-        .any(|action| matches!(action, Action::StopJob(seq, StopJob::Released) if seq == tasks[0].seq));
-    assert!(stopped);
+    assert!(gives_back(&bench.take(), tasks[0].seq));
 }
 
 #[test]
