@@ -117,8 +117,13 @@ fn a_worker_started_by_hand_can_be_stopped_while_it_waits_for_the_store() {
     kill_store(&mut rig);
     for signal in [Signal::TERM, Signal::INT] {
         let (worker, process) = by_hand(&rig);
-        std::thread::sleep(Duration::from_secs(1));
-        assert!(process.is_alive(), "it waits for its store");
+        wait_for("the worker to heed signals", SOON, || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+            let bit = 1_u64 << (signal.as_raw() - 1);
+            if u64::from_str_radix(caught, 16).unwrap() & bit == 0 { Err(caught.to_owned()) } else { Ok(()) }
+        })
+        .unwrap();
         process.signal(signal).unwrap();
         leaves(worker);
     }

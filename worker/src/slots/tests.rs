@@ -102,33 +102,34 @@ fn what_waits_can_be_taken_back_from_a_thread_that_is_stuck() {
     assert!(matches!(ended(&mut slots, 1)[..], [(1, Outcome::Done { .. })]));
 }
 
-/// Waits for the next report of a job; answers the outcome, and whether the worker is to leave after it.
-fn cancelled_after(ms: u64, timeout: Duration) -> (Outcome, bool) {
+/// Cancels a job that runs; answers its outcome, and the slots for what they report after it.
+fn cancelled_after(ms: u64, timeout: Duration) -> (Outcome, Slots) {
     let mut slots = slots(2, true);
     slots.run(vec![task(1, ms, timeout)]);
     wait_running(&slots, 1);
     slots.stop(1, StopJob::Cancelled);
     let Some(Report::Finished(mut finished)) = slots.reports.blocking_recv() else { panic!("no end") };
-    let outcome = finished.remove(0).outcome;
-    std::thread::sleep(Duration::from_millis(50));
-    let leave = slots.reports.try_recv().ok();
-    (outcome, leave.is_some_and(|report| matches!(report, Report::Unfit { code: exit::OK, .. })))
+    (finished.remove(0).outcome, slots)
 }
 
 #[test]
 fn a_cancelled_job_that_does_not_return_ends_as_cancelled_at_its_timeout_and_costs_the_worker() {
     let asked = Mono::now();
-    let (outcome, leaves) = cancelled_after(3_000, Duration::from_millis(500));
+    let (outcome, mut slots) = cancelled_after(3_000, Duration::from_millis(500));
     assert!(matches!(outcome, Outcome::Cancelled), "{outcome:?}");
-    assert!(leaves);
+    let next = slots.reports.blocking_recv();
+    assert!(matches!(next, Some(Report::Unfit { code: exit::OK, .. })), "{next:?}");
     let took = Mono::now().since(asked);
     assert!(took >= Duration::from_millis(500) && took < Duration::from_millis(2_500), "{took:?}");
 }
 
 #[test]
 fn a_cancelled_job_that_returns_costs_nothing() {
-    let (outcome, leaves) = cancelled_after(300, LONG);
+    let (outcome, mut slots) = cancelled_after(300, LONG);
     // It had succeeded before it heard of it.
     assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
-    assert!(!leaves);
+    // It goes on with the next.
+    slots.run(vec![task(2, 0, LONG)]);
+    let next = slots.reports.blocking_recv();
+    assert!(matches!(next, Some(Report::Finished(_))), "{next:?}");
 }
