@@ -7,8 +7,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use roundsman_shared::clock::Mono;
 use roundsman_shared::settings::{Environment, StoreSettings, StoreUrl};
+
+/// A holder that was killed keeps its lock until the system has torn it down, which on a loaded machine takes longer than
+/// to start the next.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -81,7 +88,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn lock(mut file: File, path: PathBuf, store: &StoreSettings, host: &str) -> Result<Lock, LockError> {
-    match file.try_lock() {
+    match lock_within(&file, PATIENCE) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
@@ -96,6 +103,16 @@ fn lock(mut file: File, path: PathBuf, store: &StoreSettings, host: &str) -> Res
     let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
     written.map_err(|source| LockError::Io { path, source })?;
     Ok(Lock { _file: file })
+}
+
+fn lock_within(file: &File, patience: Duration) -> Result<(), TryLockError> {
+    let end = Mono::now() + patience;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Mono::now() < end => std::thread::sleep(LOOK),
+            other => return other,
+        }
+    }
 }
 
 /// What must be served once only: the same for two ways to write one store.
@@ -179,6 +196,21 @@ mod tests {
         }
         drop(held);
         Lock::take(&environment, &store(dir, "sqlite:link/a.db"), "h").unwrap();
+    }
+
+    #[test]
+    fn a_holder_that_is_about_to_be_gone_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("STATE_DIRECTORY", dir.path().to_string_lossy())]);
+        let store = store(dir.path(), "sqlite:a.db");
+        let held = Lock::take(&environment, &store, "h").unwrap();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| Lock::take(&environment, &store, "h"));
+            // By then the other has met it, or comes to an open door; it must be let in either way.
+            std::thread::sleep(LOOK * 5);
+            drop(held);
+            next.join().unwrap().unwrap();
+        });
     }
 
     #[test]

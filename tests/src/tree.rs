@@ -419,18 +419,30 @@ impl Up {
     /// # Errors
     /// When the fleet leaves or the deadline passes; the message holds its output.
     pub fn wait_for_workers(&self, workers: usize, deadline: Duration) -> Result<Status, TreeError> {
-        let what = format!("a master and {workers} workers");
-        let served = wait_for(&what, deadline, || {
-            if let Some(status) = self.try_wait() {
-                return Ok(Err(status));
-            }
+        self.wait_for(deadline, || {
             let status = self.status().map_err(|error| error.to_string())?;
             let master = status.hosts.iter().any(|it| it.master.as_ref().is_some_and(|it| it.pid.is_some()));
             let ready = status.workers().filter(|worker| worker.pid.is_some()).count();
-            if master && ready >= workers { Ok(Ok(status)) } else { Err(format!("{:?}", status.hosts)) }
+            let wanted = || format!("not a master and {workers} workers yet: {:?}", status.hosts);
+            if master && ready >= workers { Ok(status) } else { Err(wanted()) }
+        })
+    }
+
+    /// Waits until the fleet is as it should be; `Err` says how it is instead.
+    ///
+    /// # Errors
+    /// When the deadline passes, or the supervisor leaves before; the message holds its output.
+    pub fn wait_for<T>(
+        &self,
+        deadline: Duration,
+        mut look: impl FnMut() -> Result<T, String>,
+    ) -> Result<T, TreeError> {
+        let found = wait_for("the fleet", deadline, || match self.try_wait() {
+            Some(status) => Ok(Err(status)),
+            None => look().map(Ok),
         });
-        match served {
-            Ok(Ok(status)) => Ok(status),
+        match found {
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(status)) => Err(TreeError::Left { status, logs: self.logs() }),
             Err(late) => Err(TreeError::TimedOut { late, logs: self.logs() }),
         }

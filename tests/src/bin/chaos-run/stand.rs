@@ -117,19 +117,24 @@ impl Stand {
     pub(crate) fn up(&mut self) -> Result<(), Failure> {
         let options = UpOptions { workers: 1, ..UpOptions::default() };
         let site = &self.site;
-        let up = wait_for("a supervisor that is let start", UP_AGAIN, || match site.up(&options) {
-            Ok(up) => Ok(Ok(up)),
-            Err(error @ TreeError::Left { .. }) => Err(error.to_string()),
-            Err(error) => Ok(Err(error)),
-        })??;
-        // `status` may still show the workers of the tree before.
-        let supervisor = up.supervisor();
+        let up =
+            wait_for("a supervisor that is let start", UP_AGAIN, || match Self::up_once(site, &options) {
+                Ok(up) => Ok(Ok(up)),
+                Err(error @ TreeError::Left { .. }) => Err(error.to_string()),
+                Err(error) => Ok(Err(error)),
+            })??;
         self.fleets.push(up);
-        wait_for("a worker of its own", UP_AGAIN, || match Tree::of(supervisor) {
+        Ok(())
+    }
+
+    fn up_once(site: &Site, options: &UpOptions) -> Result<Up, TreeError> {
+        let up = site.up(options)?;
+        // `status` may still show the workers of the tree before.
+        up.wait_for(UP_AGAIN, || match Tree::of(up.supervisor()) {
             Tree { workers, .. } if !workers.is_empty() => Ok(()),
             tree => Err(format!("{tree:?}")),
         })?;
-        Ok(())
+        Ok(up)
     }
 
     pub(crate) fn fleet(&self) -> Result<&Up, Failure> {
