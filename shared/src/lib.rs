@@ -18,6 +18,7 @@ pub mod board;
 pub mod callback;
 pub mod clock;
 pub mod exit;
+pub mod figures;
 #[cfg(feature = "store")]
 pub mod job;
 pub mod launch;

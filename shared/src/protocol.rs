@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::figures::Figure;
+
 /// The version spoken here.
 pub const VERSION: u16 = 1;
 /// Bytes of a line from a child, newline included.
@@ -84,6 +86,8 @@ pub enum FromChild {
     Full { queue: String },
     /// It takes no more jobs.
     Draining { why: String },
+    /// Something that it counts, as it stands now; at most once a second, if it has changed.
+    Figure(Figure),
     /// The last line; `code` is the exit code to expect.
     Bye { why: String, code: i32 },
     /// Something that people should know of.
@@ -150,6 +154,10 @@ pub enum ToChild {
     /// There may be work in this queue for one that is busy now: its next pull is to look there too. Not answered.
     Look {
         queue: String,
+    },
+    /// What the fleet of this host has counted, as it stands now; all of it at first, then what has changed.
+    Figures {
+        figures: Vec<Figure>,
     },
     /// This running job is to be cancelled.
     Cancel {

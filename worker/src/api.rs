@@ -213,11 +213,20 @@ pub(crate) struct Ended {
     pub(crate) stderr_tail: Option<String>,
     /// The handler cannot work at all: the worker leaves with this code, and its pool is at fault.
     pub(crate) unfit: Option<(u8, String)>,
+    /// What a transport did for it.
+    pub(crate) request: Option<Request>,
+}
+
+/// One request of a transport, as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) transport: &'static str,
+    pub(crate) outcome: &'static str,
 }
 
 impl From<Outcome> for Ended {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, stderr_tail: None, unfit: None }
+        Self { outcome, stderr_tail: None, unfit: None, request: None }
     }
 }
 

@@ -44,6 +44,8 @@ const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 const REOPEN_AFTER: Duration = Duration::from_millis(500);
 /// A beat that tells of a change of state may come so soon after the last one.
 const BEAT_GAP: Duration = Duration::from_millis(100);
+/// Figures told together; a master takes many lines at once for a flood.
+const TOLD_AT_ONCE: usize = 64;
 /// A worker that has been busy for so long says so; shorter is not worth a line.
 const SAY_BUSY_AFTER: Duration = Duration::from_millis(5);
 /// Without a master, a job that does not stop at its timeout is left behind, with its process, after this.
@@ -251,6 +253,8 @@ async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, 
         returned: Vec::new(),
         beat_at: now,
         beaten: (Doing::Starting, now),
+        told: 0,
+        tell_at: now,
         busy_since: None,
         unfit: None,
         leave_by: None,
@@ -259,6 +263,7 @@ async fn work(assignment: Assignment, make: Option<Make>, board: Option<Board>, 
     serving.link.send(FromChild::Ready);
     let (code, why) = serving.turn(&mut signals).await;
     serving.beat(Mono::now());
+    serving.tell_figures();
     serving.link.leave(code, why)
 }
 
@@ -300,6 +305,9 @@ struct Loop {
     beat_at: Mono,
     /// What the last beat said, and when.
     beaten: (Doing, Mono),
+    /// Up to which version figures were told, and when they may be told next.
+    told: u64,
+    tell_at: Mono,
     busy_since: Option<Mono>,
     unfit: Option<(u8, String)>,
     /// An unfit worker waits no longer for its jobs.
@@ -402,7 +410,7 @@ impl Loop {
                 self.beat(now);
                 None
             }
-            Incoming::Message(ToChild::Welcome { .. } | ToChild::Reload) => None,
+            Incoming::Message(ToChild::Welcome { .. } | ToChild::Reload | ToChild::Figures { .. }) => None,
             Incoming::Malformed(why) => {
                 self.link.send(FromChild::Warn { code: "malformed".to_owned(), message: why });
                 None
@@ -507,6 +515,20 @@ impl Loop {
             rss_kb: rss_kb(),
             store_ok: counts.store_ok,
         }));
+        if now >= self.tell_at {
+            self.tell_at = now + Duration::from_millis(BEAT_MS);
+            self.tell_figures();
+        }
+    }
+
+    /// What has been counted since it was told last, or the beginning of it.
+    fn tell_figures(&mut self) {
+        for (version, figure) in
+            self.session.tally.figures.changed_since(self.told).into_iter().take(TOLD_AT_ONCE)
+        {
+            self.link.send(FromChild::Figure(figure.clone()));
+            self.told = version;
+        }
     }
 
     /// Carries out actions; answers the exit code and why, once the session leaves.

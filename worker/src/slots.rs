@@ -255,7 +255,14 @@ impl Bench {
                 let outcome = if why == StopJob::Cancelled { Outcome::Cancelled } else { Outcome::GiveBack };
                 let now = Mono::now();
                 self.finished_since.get_or_insert(now);
-                self.finished.push(Finished { seq, outcome, started: now, ended: now, stderr_tail: None });
+                self.finished.push(Finished {
+                    seq,
+                    outcome,
+                    started: now,
+                    ended: now,
+                    stderr_tail: None,
+                    request: None,
+                });
             }
         }
         true
@@ -334,8 +341,8 @@ impl Bench {
         }
         let now = Mono::now();
         self.finished_since.get_or_insert(now);
-        let Ended { outcome, stderr_tail, unfit } = ended;
-        self.finished.push(Finished { seq, outcome, started, ended: now, stderr_tail });
+        let Ended { outcome, stderr_tail, unfit, request } = ended;
+        self.finished.push(Finished { seq, outcome, started, ended: now, stderr_tail, request });
         if let Some((code, why)) = unfit {
             self.report().await;
             self.send(Report::Unfit { code, why }).await;
@@ -391,8 +398,8 @@ impl Guard {
         };
         // A job that is cancelled while it stops at its timeout is not tried again.
         let why = why.or_else(|| stopped.try_recv().ok().filter(|why| *why == StopJob::Cancelled));
-        if let Some(Ended { outcome: outcome @ Outcome::Done { .. }, stderr_tail, unfit }) = ended {
-            return Ended { outcome, stderr_tail, unfit };
+        if let Some(done @ Ended { outcome: Outcome::Done { .. }, .. }) = ended {
+            return done;
         }
         let outcome = match why {
             None => Outcome::TimedOut { error: format!("stopped at its timeout of {timeout:?}") },
@@ -400,14 +407,14 @@ impl Guard {
             Some(StopJob::Released) => Outcome::GiveBack,
         };
         let stderr_tail = ended.and_then(|ended| ended.stderr_tail);
-        Ended { outcome, stderr_tail, unfit: None }
+        Ended { stderr_tail, ..outcome.into() }
     }
 }
 
 /// The end of a cancelled job whose handler goes on.
 fn stuck(timeout: Duration) -> Ended {
     let why = format!("a cancelled job has not stopped at its timeout of {timeout:?}");
-    Ended { outcome: Outcome::Cancelled, stderr_tail: None, unfit: Some((exit::OK, why)) }
+    Ended { unfit: Some((exit::OK, why)), ..Outcome::Cancelled.into() }
 }
 
 #[cfg(test)]

@@ -134,6 +134,27 @@ pub enum Event {
 }
 
 impl Event {
+    /// What became of a delivery that ended so, in one word, as metrics count it.
+    #[must_use]
+    pub const fn outcome(self) -> &'static str {
+        match self {
+            Self::AckDone => "done",
+            Self::AckRetry => "retry",
+            Self::AckSnooze => "snooze",
+            Self::AckDead => "dead",
+            Self::AckCancelled | Self::Cancel => "cancelled",
+            Self::AckExpired => "expired",
+            Self::Crash | Self::CrashAgain => "crashed",
+            Self::CrashDead => "crashed_dead",
+            Self::Lapse => "lapsed",
+            Self::GiveBack | Self::FallDue | Self::Deliver | Self::Postpone | Self::Hasten | Self::Retry => {
+                "returned"
+            }
+        }
+    }
+}
+
+impl Event {
     pub const ALL: [Self; 17] = [
         Self::FallDue,
         Self::Deliver,

@@ -155,7 +155,7 @@ fn cannot_start(shared: &Shared, error: &std::io::Error) -> Ended {
         _ if error.raw_os_error() == Some(8) => exit::NOT_EXECUTABLE,
         _ => return Failure::retry(why).into(),
     };
-    Ended { outcome: Outcome::GiveBack, stderr_tail: None, unfit: Some((code, why)) }
+    Ended { unfit: Some((code, why)), ..Outcome::GiveBack.into() }
 }
 
 fn verdict(
@@ -189,7 +189,7 @@ fn verdict(
         Some(exit::DATA) => Outcome::Dead { error: format!("exit code {}{}", exit::DATA, last_words()) },
         Some(code @ (exit::NOT_EXECUTABLE | exit::NO_PROGRAM)) => {
             let why = format!("{} exited with {code}{}", shared.command.join(" "), last_words());
-            return Ended { outcome: Outcome::GiveBack, stderr_tail, unfit: Some((code, why)) };
+            return Ended { stderr_tail, unfit: Some((code, why)), ..Outcome::GiveBack.into() };
         }
         _ => {
             let how = match (status.code(), status.signal()) {
@@ -200,7 +200,7 @@ fn verdict(
             Outcome::Retry { error: format!("{how}{}", last_words()), after: None }
         }
     };
-    Ended { outcome, stderr_tail, unfit: None }
+    Ended { stderr_tail, ..outcome.into() }
 }
 
 /// `SIGTERM (15)`.

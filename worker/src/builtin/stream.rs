@@ -123,7 +123,7 @@ async fn ask(shared: &Rc<Shared>, task: &Task, mut context: Context) -> Ended {
     }
     let live = match program(shared) {
         Ok(live) => live,
-        Err(ended) => return ended,
+        Err(ended) => return *ended,
     };
     let (answer, mut answered) = oneshot::channel();
     live.waiting.borrow_mut().entry(task.id.to_string()).or_default().push_back(answer);
@@ -161,7 +161,7 @@ fn question(task: &Task) -> String {
 }
 
 /// The running program, started if need be.
-fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
+fn program(shared: &Rc<Shared>) -> Result<Live, Box<Ended>> {
     if let Some(live) = shared.live.borrow().as_ref().filter(|live| !live.lines.is_closed()) {
         return Ok(live.clone());
     }
@@ -171,7 +171,7 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
             std::io::ErrorKind::NotFound => exit::NO_PROGRAM,
             _ => exit::NOT_EXECUTABLE,
         };
-        Ended { outcome: Outcome::GiveBack, stderr_tail: None, unfit: Some((code, why)) }
+        Box::new(Ended { unfit: Some((code, why)), ..Outcome::GiveBack.into() })
     })?;
     let (lines, mut to_write) = mpsc::channel::<String>(WAITING);
     let live = Live { lines, waiting: Waiting::default(), kill: Rc::default(), doomed: Rc::default() };
@@ -250,7 +250,7 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Ended> {
                 None => Outcome::Retry { error: format!("{ended}, without an answer"), after: None },
             };
             let unfit = unfit.map(|code| (code, ended.clone()));
-            let _ = sender.send(Ended { outcome, stderr_tail: stderr_tail.clone(), unfit });
+            let _ = sender.send(Ended { stderr_tail: stderr_tail.clone(), unfit, ..outcome.into() });
         }
     });
     Ok(live)

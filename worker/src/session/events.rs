@@ -14,6 +14,8 @@ use roundsman_shared::store::{
     Answer, Held, PullRequest, Pulled, RenewRequest, Renewed, SettleRequest, StoreError,
 };
 
+use crate::api::Request;
+
 /// A number for each delivery that this process has taken.
 pub(crate) type Seq = u64;
 
@@ -46,6 +48,8 @@ pub(crate) struct Finished {
     pub(crate) started: Mono,
     pub(crate) ended: Mono,
     pub(crate) stderr_tail: Option<String>,
+    /// What a transport did for it.
+    pub(crate) request: Option<Request>,
 }
 
 /// A job that a slot runs now.

@@ -15,6 +15,7 @@ mod ahead;
 mod drive;
 mod events;
 mod state;
+mod tally;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use roundsman_shared::store::{Answer, Held, MAX_BATCH, Mark, Pulled, Renewed, St
 pub(crate) use events::{Action, Event, Finished, Running, Seq, StopJob, Task};
 pub(crate) use state::Counts;
 use state::{Aside, Line, Stopping, Taken, UnderWay};
+use tally::{End, Tally};
 
 /// Work taken beyond the free slots, as expected running time.
 const PREFETCH: Duration = Duration::from_millis(50);
@@ -78,6 +80,7 @@ pub(crate) struct Session {
     look_at: Mono,
     seed: u64,
     pub(crate) counts: Counts,
+    pub(crate) tally: Tally,
 }
 
 impl Session {
@@ -121,6 +124,7 @@ impl Session {
             look_at: now,
             seed,
             counts: Counts { store_ok: true, ..Counts::default() },
+            tally: Tally::default(),
         }
     }
 
@@ -156,13 +160,14 @@ impl Session {
 
     /// Store time in Unix ms at a moment of this host's clock.
     fn stamp(&self, at: Mono) -> i64 {
-        self.clock.map_or(0, |clock| {
-            if at >= clock.received {
-                clock.at_least(at).as_millis()
-            } else {
-                (clock.reading - clock.received.since(at)).as_millis()
-            }
-        })
+        self.reading(at).map_or(0, StoreTime::as_millis)
+    }
+
+    /// Store time at a moment of this host's clock.
+    fn reading(&self, at: Mono) -> Option<StoreTime> {
+        let clock = self.clock?;
+        let later = at >= clock.received;
+        Some(if later { clock.at_least(at) } else { clock.reading - clock.received.since(at) })
     }
 
     /// Takes one event; what is to be done about it is appended to `actions`.
@@ -266,6 +271,9 @@ impl Session {
     fn finished(&mut self, now: Mono, job: Finished) {
         let ran = job.ended.since(job.started);
         self.held_up = false;
+        if let Some(request) = job.request {
+            self.tally.request(request);
+        }
         if ran >= PREFETCH {
             self.long = self.long.saturating_sub(1);
         }
@@ -315,6 +323,13 @@ impl Session {
             Some(policy) => settle(&taken.delivery, &taken.spec, outcome, &run, policy, jitter),
             None => settle(&taken.delivery, &taken.spec, outcome, &run, &Policy::DEFAULT, jitter),
         };
+        let times = started.map(|at| {
+            // A job that is given back uncharged is due anew from then; its place in the queue is the old one.
+            let wait = self.reading(at).map_or(Duration::ZERO, |reading| reading.since(taken.delivery.due));
+            (wait, ended.since(at))
+        });
+        let (queue, kind) = (&self.lines[taken.line].name, taken.spec.kind.as_deref());
+        self.tally.ended(&End { line: taken.line, queue, kind, event: settlement.event, times });
         self.acknowledge(now, taken.line, settlement);
     }
 
@@ -335,8 +350,11 @@ impl Session {
         unit
     }
 
-    fn answered(&mut self, now: Mono, ok: bool) {
+    fn answered(&mut self, now: Mono, operation: &str, ok: bool) {
         self.counts.store_ok = ok;
+        if !ok {
+            self.tally.store_error(operation);
+        }
         if ok {
             self.retry_at = None;
             self.retry_after = RETRY;
@@ -355,7 +373,7 @@ impl Session {
     ) {
         let (settled, pull) = (self.under_way.settle.take(), self.under_way.pull.take());
         self.under_way.exchange = false;
-        self.answered(now, result.is_ok());
+        self.answered(now, "exchange", result.is_ok());
         let Ok((answers, pulled)) = result else {
             if let Some((line, settlements)) = settled {
                 let line = &mut self.lines[line];
@@ -468,7 +486,7 @@ impl Session {
         actions: &mut Vec<Action>,
     ) {
         self.under_way.renew = false;
-        self.answered(now, result.is_ok());
+        self.answered(now, "renew", result.is_ok());
         let Some(at) = self.line(queue) else { return };
         match result {
             Ok(renewed) if renewed.lost => self.leave(
@@ -494,7 +512,7 @@ impl Session {
     /// Gives back what the store thinks is ours and we never received.
     fn reconciled(&mut self, now: Mono, queue: &QueueName, result: Result<Vec<Held>, StoreError>) {
         self.under_way.reconcile = false;
-        self.answered(now, result.is_ok());
+        self.answered(now, "unacked", result.is_ok());
         let (Some(at), Ok(held)) = (self.line(queue), result) else { return };
         let full = held.len() >= MAX_BATCH;
         let mut unknown = 0;

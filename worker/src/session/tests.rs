@@ -124,6 +124,7 @@ impl Bench {
             started: ended,
             ended: self.now,
             stderr_tail: None,
+            request: None,
         };
         self.step(Event::Finished(vec![finished]));
     }

@@ -39,7 +39,7 @@ use self::redis::Redis;
 use self::sign::Signer;
 use self::tcp::Tcp;
 use super::stdout::Stdout;
-use crate::api::{Context, Ended, Handler, Patience, Run};
+use crate::api::{Context, Ended, Handler, Patience, Request, Run};
 use crate::session::Task;
 
 /// A job that waits in its slot looks again after so long, should nothing else have called it.
@@ -183,18 +183,38 @@ async fn run(shared: &Shared, task: &Task) -> Ended {
                 Target::Amqp { .. } => amqp,
                 Target::Redis { .. } => redis,
                 Target::Tcp { .. } => tcp,
-                Target::Stdout => return stdout.write(&body.to_json()).await,
+                Target::Stdout => return counted(&fixed, stdout.write(&body.to_json()).await),
             };
             (&fixed, body, limits)
         }
     };
     let letter = Letter { task, body };
     let within = task.timeout.min(limits.timeout);
-    match tokio::time::timeout(within, deliver(shared, target, &letter, &limits.reach, within)).await {
-        Ok(outcome) => outcome.into(),
+    let delivered = deliver(shared, target, &letter, &limits.reach, within);
+    let outcome = tokio::time::timeout(within, delivered).await.unwrap_or_else(|_| {
         // Every exchange ends by itself before this; who waits for a slot of a destination all the time does not.
-        Err(_) => Outcome::Held { why: "its turn did not come".to_owned(), after: LOOK }.into(),
-    }
+        Outcome::Held { why: "its turn did not come".to_owned(), after: LOOK }
+    });
+    counted(target, outcome.into())
+}
+
+/// What there is to count of a delivery. One that was held made no request, and is counted for that.
+fn counted(target: &Target, ended: Ended) -> Ended {
+    let transport = match target {
+        Target::Http { .. } => "http",
+        Target::Amqp { .. } => "amqp",
+        Target::Redis { .. } => "redis",
+        Target::Tcp { .. } => "tcp",
+        Target::Stdout => "stdout",
+    };
+    let outcome = match ended.outcome {
+        Outcome::Done { .. } => "ok",
+        Outcome::Dead { .. } => "refused",
+        Outcome::TimedOut { .. } => "timed_out",
+        Outcome::Held { .. } => "held",
+        _ => "failed",
+    };
+    Ended { request: Some(Request { transport, outcome }), ..ended }
 }
 
 /// From the wait for leave to the outcome.
