@@ -9,7 +9,7 @@ use roundsman_shared::protocol::RunningJob;
 
 use crate::child::Child;
 use crate::event::Key;
-use crate::plan::{PoolPlan, Work};
+use crate::plan::PoolPlan;
 use crate::pool::Pool;
 use crate::registry::{JobRecord, PoolRecord, WorkerRecord};
 use crate::scale::{Decision, Inputs, Law, Limits};
@@ -77,7 +77,7 @@ impl Crew {
     }
 
     pub(crate) fn decide(&mut self, now: Mono, demand: &BTreeMap<QueueName, Demand>, blind: bool) {
-        if self.plan.work == Work::Intake {
+        if self.plan.is_part() {
             return;
         }
         let long = self.law.long_job(self.plan.target_wait);

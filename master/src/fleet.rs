@@ -14,7 +14,7 @@ use roundsman_shared::store::StoreConfig;
 use crate::child::{Child, Surroundings};
 use crate::crew::{Crew, Demand, Hand};
 use crate::event::{Event, Key};
-use crate::plan::{Plan, Work};
+use crate::plan::{Part, Plan, Work};
 use crate::pool::{Actions, Budget};
 use crate::random;
 use crate::registry::{PoolRecord, start_time};
@@ -145,7 +145,7 @@ impl Fleet {
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
         for name in &names {
             let Some(crew) = self.crews.get_mut(name) else { continue };
-            if crew.plan.work == Work::Intake || woken == count {
+            if crew.plan.is_part() || woken == count {
                 continue;
             }
             let mut actions = Vec::new();
@@ -154,8 +154,7 @@ impl Fleet {
         }
         if woken < count {
             for name in &names {
-                let Some(crew) = self.crews.get_mut(name).filter(|crew| crew.plan.work != Work::Intake)
-                else {
+                let Some(crew) = self.crews.get_mut(name).filter(|crew| !crew.plan.is_part()) else {
                     continue;
                 };
                 let mut actions = Vec::new();
@@ -286,7 +285,7 @@ impl Fleet {
             let jobs = running.iter().map(|posted| format!("{}/{}", posted.queue, posted.id));
             crew.pool.crashed(jobs);
         }
-        let release = (crew.plan.work != Work::Intake).then(|| Release {
+        let release = (!crew.plan.is_part()).then(|| Release {
             worker: hand.id.clone(),
             queues: hand.queues.clone(),
             policies,
@@ -338,13 +337,13 @@ impl Fleet {
 
     /// Queues in which a worker here may hold something, whatever the settings say by now.
     pub(crate) fn held_queues(&self) -> impl Iterator<Item = &QueueName> {
-        let workers = self.crews.values().filter(|crew| crew.plan.work != Work::Intake);
+        let workers = self.crews.values().filter(|crew| !crew.plan.is_part());
         workers.flat_map(|crew| crew.hands.values()).flat_map(|hand| &hand.queues)
     }
 
     /// Replaces what read the policies once, at its start.
     pub(crate) fn renew_intake(&mut self) {
-        for crew in self.crews.values_mut().filter(|crew| crew.plan.work == Work::Intake) {
+        for crew in self.crews.values_mut().filter(|crew| crew.plan.work == Work::Part(Part::Intake)) {
             crew.pool.renew();
         }
     }
@@ -359,7 +358,7 @@ impl Fleet {
     /// What `status` shows.
     #[must_use]
     pub(crate) fn records(&self) -> Vec<PoolRecord> {
-        let shown = self.crews.iter().filter(|(_, crew)| crew.plan.work != Work::Intake);
+        let shown = self.crews.iter().filter(|(_, crew)| !crew.plan.is_part());
         shown.map(|(name, crew)| crew.record(name)).collect()
     }
 
@@ -432,7 +431,7 @@ impl Fleet {
     /// A worker that becomes ready while work waits is woken for it.
     fn greet(&mut self, pool: &Arc<str>, number: u32, now: Mono) {
         let Some(crew) = self.crews.get(pool) else { return };
-        if crew.plan.work == Work::Intake || self.paused {
+        if crew.plan.is_part() || self.paused {
             return;
         }
         let waits = |queue: &&QueueName| {
@@ -449,7 +448,7 @@ impl Fleet {
         let incarnation = crew.pool.slots.get(&number).map_or(0, |slot| slot.incarnation);
         let key = Key { pool: pool.clone(), number, incarnation };
         let nonce = random::bits();
-        let name = if crew.plan.work == Work::Intake { "intake" } else { &**pool };
+        let name = if let Work::Part(part) = &crew.plan.work { part.name() } else { &**pool };
         let id = WorkerId::new(&format!("{}:{name}:{number}:{nonce:016x}", self.host));
         let program = crew.plan.program(&key.label());
         let (Ok(id), Ok(board)) = (id, Board::create()) else {

@@ -13,9 +13,6 @@ use roundsman_shared::store::{StoreConfig, StorePlace};
 use crate::pool::Shape;
 use crate::spawn::Program;
 
-/// The pool of the process that takes in what came by other ways; no pool of the user's has this name.
-pub(crate) const INTAKE: &str = "(intake)";
-
 /// Everything that is to run here.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
@@ -47,7 +44,25 @@ pub(crate) struct PoolPlan {
 pub(crate) enum Work {
     Handler(HandlerSpec),
     Command(Vec<String>),
+    /// It runs no jobs.
+    Part(Part),
+}
+
+/// A process of the fleet beside its workers, in a pool of its own that no settings name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Takes in what came by Redis inboxes.
     Intake,
+}
+
+impl Part {
+    /// As it is started and named.
+    #[must_use]
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Intake => "intake",
+        }
+    }
 }
 
 impl Plan {
@@ -74,8 +89,13 @@ impl Plan {
         for (name, policy) in &settings.queues {
             policies.insert(QueueName::new(name)?, policy.clone());
         }
+        let mut parts = Vec::new();
         if matches!(store.place, StorePlace::Redis(_)) {
-            pools.insert(INTAKE.to_owned(), PoolPlan::intake(policies.keys()));
+            parts.push(Part::Intake);
+        }
+        for part in parts {
+            // No pool of the user's has such a name.
+            pools.insert(format!("({})", part.name()), PoolPlan::part(part, policies.keys()));
         }
         Ok(Self { store, pools, policies, durability: settings.store.durability })
     }
@@ -83,7 +103,7 @@ impl Plan {
     /// Every queue that is served here, sorted.
     #[must_use]
     pub(crate) fn queues(&self) -> Vec<QueueName> {
-        let pools = self.pools.values().filter(|pool| pool.work != Work::Intake);
+        let pools = self.pools.values().filter(|pool| !pool.is_part());
         let mut all: Vec<QueueName> =
             pools.flat_map(|pool| pool.queues.iter().map(|(queue, _)| queue.clone())).collect();
         all.sort_unstable();
@@ -112,9 +132,15 @@ impl PoolPlan {
         })
     }
 
-    fn intake<'a>(queues: impl Iterator<Item = &'a QueueName>) -> Self {
+    /// Whether it runs no jobs.
+    #[must_use]
+    pub(crate) const fn is_part(&self) -> bool {
+        matches!(self.work, Work::Part(_))
+    }
+
+    fn part<'a>(part: Part, queues: impl Iterator<Item = &'a QueueName>) -> Self {
         Self {
-            work: Work::Intake,
+            work: Work::Part(part),
             queues: queues.map(|queue| (queue.clone(), 1)).collect(),
             min: 1,
             max: 1,
@@ -158,7 +184,7 @@ impl PoolPlan {
         };
         match &self.work {
             Work::Handler(_) => own(&["worker", label]),
-            Work::Intake => own(&["intake"]),
+            Work::Part(part) => own(&[part.name()]),
             Work::Command(command) => Program::Command(command.clone()),
         }
     }
@@ -178,7 +204,7 @@ impl PoolPlan {
         };
         let handler = match &self.work {
             Work::Handler(handler) => Some(handler.clone()),
-            Work::Command(_) | Work::Intake => None,
+            Work::Command(_) | Work::Part(_) => None,
         };
         let policy = |(queue, _): &(QueueName, u32)| Some((queue.clone(), policies.get(queue)?.clone()));
         Assignment {
@@ -191,6 +217,7 @@ impl PoolPlan {
             slots: usize::from(self.slots),
             max_jobs: self.max_jobs,
             handler,
+            part: None,
             clock,
         }
     }

@@ -20,13 +20,10 @@ use roundsman_shared::job::record::{self, Spec};
 use roundsman_shared::job::spec::{self, Limits};
 use roundsman_shared::job::{FinalState, NewJob, Policy, Progress};
 use roundsman_shared::names::QueueName;
-use roundsman_shared::pipe::{self, Incoming, Outgoing};
-use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, ToChild};
-use roundsman_shared::settings::Environment;
 use roundsman_shared::store::redis::{RedisStore, Taken};
 use roundsman_shared::store::{Enqueued, Store, StoreError};
-use roundsman_shared::{launch, telemetry};
-use tokio::sync::mpsc;
+
+use crate::part::{self, Part};
 
 /// What the error of an entry begins with that is none.
 pub(crate) const NO_JOB: &str = "the inbox entry is no job";
@@ -36,66 +33,23 @@ const WAIT: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often lists of hosts that are gone are looked for.
 const LOOK_FOR_LEFTOVERS: Duration = Duration::from_secs(20);
-const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the role; answers the exit code.
 pub(crate) fn run() -> u8 {
-    let environment = Environment::capture();
-    let _ = telemetry::start(&environment, telemetry::Level::Info);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "the runtime could not be started");
-            return exit::FAILED;
-        }
-    };
-    let code = runtime.block_on(serve(&environment));
-    runtime.shutdown_background();
-    code
+    part::run(serve)
 }
 
-async fn serve(environment: &Environment) -> u8 {
-    let (outgoing, mut incoming) = match pipe::open() {
-        Ok(pipe) => pipe,
-        Err(error) => {
-            tracing::error!(%error, "the pipe to the master cannot be set up");
-            return exit::FAILED;
-        }
-    };
-    outgoing.send(FromChild::Hello {
-        v: [protocol::VERSION, protocol::VERSION],
-        pid: std::process::id(),
-        nonce: environment.get(launch::NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or(0),
-        build: concat!("roundsman ", env!("CARGO_PKG_VERSION")).to_owned(),
-    });
-    let leave = |outgoing: Outgoing, code: u8, why: &str| {
-        outgoing.close(FromChild::Bye { why: why.to_owned(), code: i32::from(code) });
-        code
-    };
-    let assignment = loop {
-        match tokio::time::timeout(WELCOME_WITHIN, incoming.recv()).await {
-            Ok(Some(Incoming::Message(ToChild::Welcome { work, .. }))) => {
-                match serde_json::from_value::<Assignment>(work) {
-                    Ok(assignment) => break assignment,
-                    Err(error) => return leave(outgoing, exit::CONFIG, &error.to_string()),
-                }
-            }
-            Ok(Some(Incoming::Message(ToChild::Stop { .. }) | Incoming::Closed) | None) | Err(_) => {
-                return leave(outgoing, exit::OK, "the master is gone");
-            }
-            Ok(Some(_)) => {}
-        }
-    };
+async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
+    let left = |code: u8, why: &str| (code, why.to_owned());
     let store = loop {
         match Store::open(&assignment.store_config()).await {
             Ok(Store::Redis(store)) => break store,
-            Ok(Store::Sqlite(_)) => return leave(outgoing, exit::OK, "a SQLite store has no inbox"),
-            Err(StoreError::Unfit(why)) => return leave(outgoing, exit::CONFIG, &why),
+            Ok(Store::Sqlite(_)) => return left(exit::OK, "a SQLite store has no inbox"),
+            Err(StoreError::Unfit(why)) => return (exit::CONFIG, why),
             Err(_) => {}
         }
-        outgoing.send(FromChild::Hb(Beat { doing: Doing::Starting, ..Beat::default() }));
-        if told_to_stop(&mut incoming, RETRY).await {
-            return leave(outgoing, exit::OK, "told to stop");
+        if part.starting(RETRY).await.is_some() {
+            return left(exit::OK, "told to stop");
         }
     };
     let host = assignment.worker.host().to_owned();
@@ -108,26 +62,10 @@ async fn serve(environment: &Environment) -> u8 {
         };
         tokio::spawn(inbox.serve());
     }
-    outgoing.send(FromChild::Ready);
-    loop {
-        outgoing.send(FromChild::Hb(Beat { doing: Doing::Idle, store_ok: true, ..Beat::default() }));
-        if told_to_stop(&mut incoming, Duration::from_millis(BEAT_MS)).await {
-            return leave(outgoing, exit::OK, "told to stop");
-        }
-    }
-}
-
-/// Waits so long, unless the master says stop or is gone. What has been taken stays in this host's list.
-async fn told_to_stop(incoming: &mut mpsc::Receiver<Incoming>, wait: Duration) -> bool {
-    let stop = async {
-        loop {
-            match incoming.recv().await {
-                Some(Incoming::Message(ToChild::Stop { .. }) | Incoming::Closed) | None => return,
-                Some(_) => {}
-            }
-        }
-    };
-    tokio::time::timeout(wait, stop).await.is_ok()
+    part.ready();
+    // What has been taken stays in this host's list.
+    part.serving(|| true).await;
+    left(exit::OK, "told to stop")
 }
 
 /// One queue's inbox.

@@ -6,7 +6,8 @@
 //! commands   one file a verb
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
-//! intake      raw jobs out of the Redis inboxes
+//! part       a process of the fleet that runs no jobs;  intake: raw jobs out of the Redis inboxes
+//! walk       pages of jobs
 //! print      the only writer to standard output and standard error
 //! ```
 //!
@@ -20,9 +21,11 @@ mod connect;
 mod errors;
 mod fleet;
 mod intake;
+mod part;
 mod print;
 mod roles;
 mod time;
+mod walk;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

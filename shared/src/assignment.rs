@@ -2,17 +2,21 @@
 //! reads no configuration of its own, and no secret stands in an argument or in the environment.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::clock::StoreClock;
 use crate::job::Policy;
 use crate::names::{NameError, Namespace, QueueName, WorkerId};
 use crate::reach::Reach;
+use crate::settings::units::Rate;
 use crate::settings::{
-    Handler, LoadInput, PoolQueues, PoolRun, Program, RedisTarget, Secret, SecretUrl, Settings, StoreUrl,
-    TransportLimits,
+    Access, ApiToken, Handler, LoadInput, PoolQueues, PoolRun, Program, RedisTarget, Secret, SecretUrl,
+    Settings, StoreUrl, TokenProof, TransportLimits,
 };
 use crate::store::{StoreConfig, StorePlace};
 
@@ -36,8 +40,75 @@ pub struct Assignment {
     pub max_jobs: u64,
     /// What runs the jobs; nothing where the worker brings its own handlers.
     pub handler: Option<HandlerSpec>,
+    /// What a process that runs no jobs is to serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<PartSpec>,
     /// What the host knows of the store's clock.
     pub clock: Option<StoreClock>,
+}
+
+/// A part of the fleet that runs no jobs and needs to be told more than queues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PartSpec {
+    Http(HttpSpec),
+}
+
+/// What serves the API: `[http]` of the settings, with tokens as their hashes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpSpec {
+    pub listen: SocketAddr,
+    pub behind_proxy: bool,
+    /// Certificate chain and key, as PEM files.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Names under which browsers reach it, besides the address it listens on.
+    pub hosts: Vec<String>,
+    pub tokens: Vec<TokenSpec>,
+    /// The store's URL with secrets masked.
+    pub store: String,
+}
+
+/// A caller of the API.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenSpec {
+    pub name: String,
+    pub access: Access,
+    pub sha256: [u8; 32],
+    /// Empty for all.
+    pub queues: Vec<String>,
+    pub rate_limit: Option<Rate>,
+}
+
+impl std::fmt::Debug for TokenSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TokenSpec").field(&self.name).field(&self.access).finish()
+    }
+}
+
+impl HttpSpec {
+    /// From the settings; `None` where they turn it off.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Option<Self> {
+        let http = &settings.http;
+        let token = |token: &ApiToken| TokenSpec {
+            name: token.name.clone(),
+            access: token.access,
+            sha256: match &token.proof {
+                TokenProof::Sha256(hash) => *hash,
+                TokenProof::Token(token) => Sha256::digest(token.expose().as_bytes()).into(),
+            },
+            queues: token.queues.clone(),
+            rate_limit: token.rate_limit,
+        };
+        Some(Self {
+            listen: http.listen?,
+            behind_proxy: http.behind_proxy,
+            tls: http.tls.as_ref().map(|tls| (tls.cert.clone(), tls.key.clone())),
+            hosts: http.hosts.clone(),
+            tokens: http.tokens.iter().map(token).collect(),
+            store: settings.store.url.to_string(),
+        })
+    }
 }
 
 /// Where the store is. Its debug form hides the URL, which may hold a password.
@@ -45,7 +116,7 @@ pub struct Assignment {
 #[serde(rename_all = "snake_case")]
 pub enum StoreAddress {
     Redis(String),
-    Sqlite(std::path::PathBuf),
+    Sqlite(PathBuf),
 }
 
 impl std::fmt::Debug for StoreAddress {
@@ -206,6 +277,7 @@ impl Assignment {
             slots: usize::from(own.slots),
             max_jobs: own.max_jobs.unwrap_or(0),
             handler,
+            part: None,
             clock: None,
         })
     }

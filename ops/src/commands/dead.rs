@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::find::find;
-use super::list::{Filter, Section, Walk, Wanted, cause, list};
+use super::list::{Wanted, list};
 use super::queue::purge_states;
 use super::{DONE, show};
 use crate::connect::Context;
@@ -18,6 +18,7 @@ use crate::errors::Failure;
 use crate::intake::NO_JOB;
 use crate::print::many;
 use crate::time;
+use crate::walk::{Filter, Section, Walk, cause};
 
 /// The most dead letters that a group or a bulk change looks at.
 const FURTHEST: usize = 100_000;

@@ -13,10 +13,11 @@ use roundsman_shared::store::{Cancelled, Changed, Store};
 use serde_json::json;
 
 use super::find::{find, look};
-use super::list::{Filter, Section, Wanted, list};
+use super::list::{Wanted, list};
 use super::{DONE, explain, show, wait};
 use crate::connect::Context;
 use crate::errors::Failure;
+use crate::walk::{Filter, Section};
 
 #[derive(Debug, Subcommand)]
 pub enum JobVerb {

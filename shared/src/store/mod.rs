@@ -150,6 +150,10 @@ verbs! {
     /// Moves a waiting job's due time.
     reschedule(queue: &QueueName, id: &JobId, due: Due) -> Changed;
 
+    /// Gives a waiting job other content, as [`crate::job::record::encode`] makes it, with the priority that it has; and
+    /// another due time, if one is given.
+    replace(queue: &QueueName, id: &JobId, content: &str, due: Option<Due>) -> Changed;
+
     /// Makes a scheduled job due now, or an ended one (but a done one) ready again with its failures and crashes
     /// forgiven.
     retry(queue: &QueueName, id: &JobId) -> Changed;

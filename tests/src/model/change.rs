@@ -1,4 +1,5 @@
 use roundsman_shared::clock::StoreTime;
+use roundsman_shared::job::Record;
 use roundsman_shared::job::lifecycle::Event;
 use roundsman_shared::job::progress::Progress;
 use roundsman_shared::job::{Due, FinalState, State};
@@ -50,6 +51,21 @@ impl Model {
         job.step(event, Kept::Waiting { score }, now);
         job.forget_due();
         Changed::Ok
+    }
+
+    pub fn replace(
+        &mut self,
+        queue: &QueueName,
+        id: &JobId,
+        content: &str,
+        due: Option<Due>,
+        now: StoreTime,
+    ) -> Changed {
+        let found = self.queues.get_mut(queue).and_then(|queue| queue.jobs.get_mut(id));
+        let Some(job) = found else { return Changed::NotFound };
+        let Kept::Waiting { .. } = job.place else { return Changed::Refused(job.state(now)) };
+        job.record = Record::stamp(job.record.created_at(), content);
+        due.map_or(Changed::Ok, |due| self.reschedule(queue, id, due, now))
     }
 
     pub fn retry(&mut self, queue: &QueueName, id: &JobId, now: StoreTime) -> Changed {

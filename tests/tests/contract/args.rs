@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use roundsman_shared::clock::StoreTime;
+use roundsman_shared::job::record::encode;
+use roundsman_shared::job::view::Found;
 use roundsman_shared::job::{Due, NewJob, Policy, Spec};
 use roundsman_shared::names::JobId;
 use roundsman_shared::settings::Backoff;
@@ -49,6 +51,13 @@ pub(crate) fn job_id(number: u8) -> JobId {
 
 pub(crate) fn lease(lapses: bool) -> Duration {
     if lapses { Duration::ZERO } else { HOUR }
+}
+
+/// The content of a job with another payload.
+pub(crate) fn replaced(found: Option<Found>, payload: u8) -> String {
+    let spec = found.and_then(|found| found.record.decode().ok());
+    let spec = spec.unwrap_or_else(|| Spec::bare(true, String::new()));
+    encode(&Spec { payload: format!("\"other {payload}\""), ..spec })
 }
 
 pub(crate) fn new_job(arg: &JobArg) -> NewJob {

@@ -119,6 +119,11 @@ pub(crate) enum Op {
         id: u8,
         due: DueArg,
     },
+    Replace {
+        id: u8,
+        payload: u8,
+        due: Option<DueArg>,
+    },
     Retry {
         id: u8,
     },
@@ -242,6 +247,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(|old| Op::Trim { old }),
         6 => id().prop_map(|id| Op::Cancel { id }),
         4 => (id(), due()).prop_map(|(id, due)| Op::Reschedule { id, due }),
+        3 => (id(), any::<u8>(), prop::option::of(due()))
+            .prop_map(|(id, payload, due)| Op::Replace { id, payload, due }),
         6 => id().prop_map(|id| Op::Retry { id }),
         3 => id().prop_map(|id| Op::Delete { id }),
         2 => prop::sample::select(&State::ALL[..]).prop_map(|state| Op::Purge { state }),

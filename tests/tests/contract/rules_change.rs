@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use roundsman_shared::clock::StoreTime;
+use roundsman_shared::job::record::encode;
 use roundsman_shared::job::view::Place;
-use roundsman_shared::job::{Due, Outcome, Progress, State};
+use roundsman_shared::job::{Due, Outcome, Progress, Spec, State};
 use roundsman_shared::store::{Answer, Cancelled, Changed, Enqueued};
 
 use crate::stores::{Bed, HOUR, done, due_at, id, new_job, on_each_store, settled, worker};
@@ -19,6 +20,8 @@ on_each_store![
     a_waiting_job_is_moved_in_time,
     only_a_waiting_job_is_moved_in_time,
     a_scheduled_job_is_hastened,
+    a_waiting_job_is_given_other_content,
+    only_a_waiting_job_is_given_other_content,
     an_ended_job_is_retried,
     a_retry_begins_anew,
     a_retried_job_is_not_remembered,
@@ -175,6 +178,40 @@ async fn a_waiting_job_is_moved_in_time(bed: Bed) {
     assert!((before + HOUR..=bed.now().await + HOUR).contains(&due_of(&bed, "a").await));
     assert_eq!(reschedule(&bed, "a", Due::Now).await, Changed::Ok);
     assert_eq!(bed.pulled_ids(9).await, ["a"]);
+}
+
+async fn replace(bed: &Bed, name: &str, payload: &str, due: Option<Due>) -> Changed {
+    let spec = Spec { key: Some("k".to_owned()), ..Spec::bare(true, payload.to_owned()) };
+    bed.store.replace(&bed.queue, &id(name), &encode(&spec), due).await.unwrap()
+}
+
+async fn a_waiting_job_is_given_other_content(bed: Bed) {
+    let first = due_at("a", Due::In(HOUR));
+    bed.enqueue(std::slice::from_ref(&first)).await;
+    let before = bed.look("a").await.unwrap();
+    let due = due_of(&bed, "a").await;
+    assert_eq!(replace(&bed, "a", "2", None).await, Changed::Ok);
+    assert_eq!(due_of(&bed, "a").await, due);
+    assert_eq!(replace(&bed, "a", "3", Some(Due::Now)).await, Changed::Ok);
+    let ready = bed.look("a").await.unwrap();
+    assert_eq!((ready.state(), ready.record.created()), (State::Ready, before.record.created()));
+    // What it was enqueued as is not its content any more.
+    assert_eq!(bed.enqueue(&[first]).await, [Enqueued::Conflict]);
+    let delivery = bed.pull(1).await.remove(0);
+    let spec = delivery.record.decode().unwrap();
+    assert_eq!((spec.payload.as_str(), spec.key.as_deref()), ("3", Some("k")));
+    let view = bed.look("a").await.unwrap().view().unwrap();
+    assert_eq!((view.payload.get(), view.attempt), ("3", 1));
+}
+
+async fn only_a_waiting_job_is_given_other_content(bed: Bed) {
+    assert_eq!(replace(&bed, "a", "2", None).await, Changed::NotFound);
+    bed.enqueue(&[new_job("a")]).await;
+    let delivery = bed.pull(1).await.remove(0);
+    assert_eq!(replace(&bed, "a", "2", Some(Due::Now)).await, Changed::Refused(State::Running));
+    bed.settle(vec![settled(&delivery, 1, dead())]).await;
+    assert_eq!(replace(&bed, "a", "2", None).await, Changed::Refused(State::Dead));
+    assert_ne!(bed.look("a").await.unwrap().view().unwrap().payload.get(), "2");
 }
 
 async fn only_a_waiting_job_is_moved_in_time(bed: Bed) {

@@ -121,6 +121,7 @@ impl<'s> Twin<'s> {
             Op::MoveOutbox { count } => self.move_outbox(&name, usize::from(*count)).await,
             Op::Cancel { .. }
             | Op::Reschedule { .. }
+            | Op::Replace { .. }
             | Op::Retry { .. }
             | Op::Delete { .. }
             | Op::Purge { .. } => self.change(&name, op).await,

@@ -7,7 +7,7 @@ use roundsman_shared::job::{Due, Outcome};
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::store::{Mark, RenewRequest};
 
-use crate::args::{due, job_id, retention};
+use crate::args::{due, job_id, replaced, retention};
 use crate::op::{Op, WORKERS};
 use crate::stores::{HOUR, worker};
 use crate::twin::{Checked, Twin, failed, same};
@@ -127,6 +127,19 @@ impl Twin<'_> {
                     Due::At(_) => self.known,
                 };
                 same("reschedule", &answer, &self.model.reschedule(name, &id, due, now))
+            }
+            Op::Replace { id, payload, due: to } => {
+                let (id, due) = (job_id(*id), to.map(due));
+                let found = self.store.look(name, std::slice::from_ref(&id)).await.map_err(failed)?;
+                let content = replaced(found.into_iter().next().flatten(), *payload);
+                let answer = self.store.replace(name, &id, &content, due).await.map_err(failed)?;
+                self.tick().await?;
+                let now = match due {
+                    Some(Due::Now) => self.moment(name, &id, Duration::ZERO, from).await?,
+                    Some(Due::In(span)) => self.moment(name, &id, span, from).await?,
+                    Some(Due::At(_)) | None => self.known,
+                };
+                same("replace", &answer, &self.model.replace(name, &id, &content, due, now))
             }
             Op::Retry { id } => {
                 let id = job_id(*id);

@@ -32,6 +32,7 @@ fn assignment(slots: usize, queues: &[(&str, u32)]) -> Assignment {
         slots,
         max_jobs: 0,
         handler: None,
+        part: None,
         clock: None,
     }
 }

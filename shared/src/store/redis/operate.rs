@@ -71,14 +71,36 @@ impl RedisStore {
 
     /// See [`crate::store::Store::reschedule`].
     pub async fn reschedule(&self, queue: &QueueName, id: &JobId, due: Due) -> Result<Changed, StoreError> {
+        self.redo(queue, id, Some(due), "").await
+    }
+
+    /// See [`crate::store::Store::replace`].
+    pub async fn replace(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        content: &str,
+        due: Option<Due>,
+    ) -> Result<Changed, StoreError> {
+        self.redo(queue, id, due, content).await
+    }
+
+    async fn redo(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        due: Option<Due>,
+        content: &str,
+    ) -> Result<Changed, StoreError> {
         for _ in 0..TRIES {
             let Some(seen) = self.look_one(queue, id).await? else { return Ok(Changed::NotFound) };
             if !matches!(seen.found.place, Place::Waiting { .. }) {
                 return Ok(Changed::Refused(seen.found.state()));
             }
-            let (mode, micros) = due_args(due);
+            let (mode, micros) = due.map_or(("keep", 0), due_args);
+            let progress = if due.is_some() { put_off(&seen) } else { kept(&seen) };
             let mut call = self.revise_call(queue, id, &seen, "due");
-            call.arg(mode).arg(micros).arg(put_off(&seen));
+            call.arg(mode).arg(micros).arg(progress).arg(content);
             if self.done(call).await? {
                 return Ok(Changed::Ok);
             }
@@ -94,7 +116,7 @@ impl RedisStore {
             let call = match state {
                 State::Scheduled => {
                     let mut call = self.revise_call(queue, id, &seen, "due");
-                    call.arg("now").arg(0).arg(put_off(&seen));
+                    call.arg("now").arg(0).arg(put_off(&seen)).arg("");
                     call
                 }
                 State::Dead | State::Cancelled | State::Expired => {
@@ -224,6 +246,12 @@ impl RedisStore {
 fn put_off(seen: &Seen) -> String {
     let Kept { token, progress, .. } = Kept::read(&seen.progress);
     Progress { due: None, ..progress }.encode(token)
+}
+
+/// The progress of a job whose due time stays.
+fn kept(seen: &Seen) -> String {
+    let Kept { token, progress, .. } = Kept::read(&seen.progress);
+    progress.encode(token)
 }
 
 /// A job together with the raw progress that a change of it is compared by.

@@ -259,6 +259,17 @@ impl SqliteStore {
         self.write(true, move |tx| operate::reschedule(tx, &queue, &id, due)).await
     }
 
+    pub async fn replace(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        content: &str,
+        due: Option<Due>,
+    ) -> Result<Changed, StoreError> {
+        let (queue, id, content) = (queue.clone(), id.clone(), content.to_owned());
+        self.write(true, move |tx| operate::replace(tx, &queue, &id, &content, due)).await
+    }
+
     pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<Changed, StoreError> {
         let (queue, id) = (queue.clone(), id.clone());
         self.write(true, move |tx| operate::retry(tx, &queue, &id)).await

@@ -11,6 +11,7 @@ use super::settle::Sheet;
 use super::tx::{Tx, code, final_state, rows};
 use crate::clock::StoreTime;
 use crate::job::lifecycle::{Event, next};
+use crate::job::record::CREATED_DIGITS;
 use crate::job::view::Unacked;
 use crate::job::{Due, FinalState, Progress, Record, State};
 use crate::names::{JobId, QueueName};
@@ -151,6 +152,29 @@ pub(super) fn reschedule(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId, due: Du
     job.unwait(tx, id)?;
     job.rewait(tx, id, due, text.as_deref())?;
     Ok(Changed::Ok)
+}
+
+pub(super) fn replace(
+    tx: &mut Tx<'_>,
+    queue: &QueueName,
+    id: &JobId,
+    content: &str,
+    due: Option<Due>,
+) -> Result<Changed, Fault> {
+    let Some(job) = job(tx, queue, id)? else { return Ok(Changed::NotFound) };
+    if job.running.is_some() || job.state.is_final() {
+        return Ok(Changed::Refused(job.state));
+    }
+    let created = job.row.record.get(..CREATED_DIGITS).unwrap_or_default();
+    tx.sql("UPDATE jobs SET record = ?3 WHERE queue = ?1 AND id = ?2")?.execute(params![
+        job.no,
+        id.as_str(),
+        format!("{created}{content}")
+    ])?;
+    match due {
+        Some(due) => reschedule(tx, queue, id, due),
+        None => Ok(Changed::Ok),
+    }
 }
 
 pub(super) fn retry(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId) -> Result<Changed, Fault> {

@@ -1,7 +1,8 @@
 -- Changes a job that waits or has ended, if it still is as its reviser saw it.
 -- ARGV: id, where (waiting|ended), progress as seen ('' if none), verb, then
 --   finish: progress, digest ('' if not remembered), keep_done_max    waiting -> cancelled
---   due:    'now'|'in'|'at', micros, progress                         waiting -> another due time
+--   due:    'now'|'in'|'at'|'keep', micros, progress, record without created ('' to keep it)
+--                                                                     waiting -> another due time, other content
 --   revive: progress, priority                                        ended   -> waiting, due now
 --   delete:                                                           waiting or ended -> forgotten
 -- Progress is given as 'TOKEN {json}'; that of a waiting job is kept with its due time, 'TOKEN DUE {json}'.
@@ -45,7 +46,17 @@ if verb == 'finish' then
   cut('cancelled', redis.call('LLEN', key('cancelled')), tonumber(ARGV[7]))
 elseif verb == 'due' then
   local due = now
-  if ARGV[5] == 'in' then due = now + tonumber(ARGV[6]) elseif ARGV[5] == 'at' then due = tonumber(ARGV[6]) end
+  if ARGV[5] == 'in' then
+    due = now + tonumber(ARGV[6])
+  elseif ARGV[5] == 'at' then
+    due = tonumber(ARGV[6])
+  elseif ARGV[5] == 'keep' then
+    due = tonumber(redis.call('ZSCORE', zset, id))
+  end
+  if ARGV[8] ~= '' then
+    local created = string.sub(redis.call('HGET', key('jobs'), id), 1, 16)
+    redis.call('HSET', key('jobs'), id, created .. ARGV[8])
+  end
   redis.call('ZADD', zset, micros(due), id)
   redis.call('HSET', key('progress'), id, due_beside(ARGV[7], due))
   redis.call('HSET', key('meta'), 'tried', 1)

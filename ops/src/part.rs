@@ -1,0 +1,147 @@
+//! A part of the fleet that runs no jobs: a process of its own under the master, speaking the same protocol as a worker,
+//! so that what parses the words of strangers can break without taking the fleet with it.
+//!
+//! ```text
+//! hello → welcome with the assignment → ready → a beat a second → told to stop → bye
+//! ```
+
+use std::time::Duration;
+
+use roundsman_shared::assignment::Assignment;
+use roundsman_shared::pipe::{self, Incoming, Outgoing};
+use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, StopMode, ToChild};
+use roundsman_shared::settings::Environment;
+use roundsman_shared::{exit, launch, telemetry};
+use tokio::sync::mpsc;
+
+const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a part has to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Finish what is under way, within this time.
+    Drain(Duration),
+    /// Leave now: the time to finish is over, or the master is gone.
+    Now,
+}
+
+/// The pipe to the master.
+#[derive(Debug)]
+pub struct Part {
+    outgoing: Outgoing,
+    incoming: mpsc::Receiver<Incoming>,
+}
+
+/// What a part does, from its assignment to its exit code and why it leaves.
+pub trait Role: AsyncFnOnce(&mut Part, Assignment) -> (u8, String) {}
+impl<F: AsyncFnOnce(&mut Part, Assignment) -> (u8, String)> Role for F {}
+
+/// Runs a part; answers the exit code. Must be called before the process has other threads.
+pub fn run(role: impl Role) -> u8 {
+    let environment = Environment::capture();
+    let _ = telemetry::start(&environment, telemetry::Level::Info);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the runtime could not be started");
+            return exit::FAILED;
+        }
+    };
+    let code = runtime.block_on(serve(&environment, role));
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(environment: &Environment, role: impl Role) -> u8 {
+    let (outgoing, incoming) = match pipe::open() {
+        Ok(pipe) => pipe,
+        Err(error) => {
+            tracing::error!(%error, "the pipe to the master cannot be set up");
+            return exit::FAILED;
+        }
+    };
+    outgoing.send(FromChild::Hello {
+        v: [protocol::VERSION, protocol::VERSION],
+        pid: std::process::id(),
+        nonce: environment.get(launch::NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or(0),
+        build: concat!("roundsman ", env!("CARGO_PKG_VERSION")).to_owned(),
+    });
+    let mut part = Part { outgoing, incoming };
+    let (code, why) = match part.welcome().await {
+        Ok(assignment) => role(&mut part, assignment).await,
+        Err(left) => left,
+    };
+    part.outgoing.close(FromChild::Bye { why, code: i32::from(code) });
+    code
+}
+
+impl Part {
+    async fn welcome(&mut self) -> Result<Assignment, (u8, String)> {
+        loop {
+            match tokio::time::timeout(WELCOME_WITHIN, self.incoming.recv()).await {
+                Ok(Some(Incoming::Message(ToChild::Welcome { work, .. }))) => {
+                    return serde_json::from_value(work).map_err(|error| (exit::CONFIG, error.to_string()));
+                }
+                Ok(Some(Incoming::Message(ToChild::Stop { .. }) | Incoming::Closed) | None) | Err(_) => {
+                    return Err((exit::OK, "the master is gone".to_owned()));
+                }
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+
+    /// It serves from now on.
+    pub fn ready(&self) {
+        self.outgoing.send(FromChild::Ready);
+    }
+
+    fn beat(&self, doing: Doing, store_ok: bool) {
+        self.outgoing.send(FromChild::Hb(Beat { doing, store_ok, ..Beat::default() }));
+    }
+
+    /// Beats as one that is not ready yet, until the time is over; or until it is told to stop.
+    pub async fn starting(&mut self, wait: Duration) -> Option<Stop> {
+        self.beat(Doing::Starting, false);
+        tokio::time::timeout(wait, self.stop()).await.ok()
+    }
+
+    /// Beats as one that serves, until it is told to stop.
+    pub async fn serving(&mut self, is_store_there: impl Fn() -> bool) -> Stop {
+        loop {
+            self.beat(Doing::Idle, is_store_there());
+            let pause = Duration::from_millis(BEAT_MS);
+            if let Ok(stop) = tokio::time::timeout(pause, self.stop()).await {
+                return stop;
+            }
+        }
+    }
+
+    #[expect(dead_code, reason = "the inbox intake has nothing to finish; parts with open connections do")]
+    /// Beats as one that leaves, until it is done or told to leave at once.
+    pub async fn draining(&mut self, done: impl Future<Output = ()>) {
+        self.outgoing.send(FromChild::Draining { why: "told to stop".to_owned() });
+        let mut done = std::pin::pin!(done);
+        loop {
+            self.beat(Doing::Draining, true);
+            tokio::select! {
+                () = &mut done => return,
+                stop = self.stop() => if stop == Stop::Now { return },
+                () = tokio::time::sleep(Duration::from_millis(BEAT_MS)) => {}
+            }
+        }
+    }
+
+    /// Waits until the master says stop, or is gone.
+    async fn stop(&mut self) -> Stop {
+        loop {
+            match self.incoming.recv().await {
+                Some(Incoming::Message(ToChild::Stop { mode: StopMode::Drain, by_ms, .. })) => {
+                    return Stop::Drain(Duration::from_millis(by_ms));
+                }
+                Some(Incoming::Message(ToChild::Stop { mode: StopMode::Release, .. }) | Incoming::Closed)
+                | None => return Stop::Now,
+                Some(_) => {}
+            }
+        }
+    }
+}
