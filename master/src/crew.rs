@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use roundsman_shared::board::Board;
 use roundsman_shared::clock::Mono;
+use roundsman_shared::figures::{Figures, Metric, Said};
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::protocol::RunningJob;
 
@@ -12,7 +13,7 @@ use crate::event::Key;
 use crate::plan::PoolPlan;
 use crate::pool::Pool;
 use crate::registry::{JobRecord, PoolRecord, WorkerRecord};
-use crate::scale::{Decision, Inputs, Law, Limits};
+use crate::scale::{Decision, Inputs, Law, Limits, Reason};
 use crate::slot::{Life, Slot};
 
 /// What is known of a queue between two pulses.
@@ -50,6 +51,8 @@ pub(crate) struct Hand {
     pub(crate) child: Option<Child>,
     pub(crate) pid: u32,
     pub(crate) started: u64,
+    /// What it has counted so far.
+    pub(crate) said: Said,
 }
 
 impl Crew {
@@ -58,6 +61,7 @@ impl Crew {
             target: plan.min,
             needed: 0,
             why: "nothing is known yet".to_owned(),
+            reason: Reason::MinWorkers,
             saturated: false,
         };
         let pool = Pool::new(plan.shape());
@@ -76,7 +80,14 @@ impl Crew {
         self.pool.slots.values().filter_map(Slot::life)
     }
 
-    pub(crate) fn decide(&mut self, now: Mono, demand: &BTreeMap<QueueName, Demand>, blind: bool) {
+    pub(crate) fn decide(
+        &mut self,
+        name: &str,
+        now: Mono,
+        demand: &BTreeMap<QueueName, Demand>,
+        blind: bool,
+        figures: &mut Figures,
+    ) {
         if self.plan.is_part() {
             return;
         }
@@ -106,6 +117,9 @@ impl Crew {
         let before = self.decision.target;
         self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
         if self.decision.target != before {
+            let direction = if self.decision.target > before { "up" } else { "down" };
+            let labels = [name, direction, self.decision.reason.as_str()];
+            figures.count(Metric::ScaleDecisions, &labels, 1);
             tracing::debug!(
                 target = self.decision.target,
                 why = self.decision.why,

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use roundsman_shared::clock::StoreClock;
+use roundsman_shared::figures::Figures;
 use roundsman_shared::names::{JobId, QueueName, WorkerId};
 use roundsman_shared::protocol::ToChild;
 use roundsman_shared::store::{Pulse, Store};
@@ -36,8 +37,8 @@ pub(crate) enum Event {
     Started { key: Key, started: io::Result<Started> },
     /// A child is gone with all that it left behind.
     Reaped { key: Key, exit: Exit, tail: Option<String> },
-    /// The jobs of a dead worker were given back: so many may run again at once.
-    Released { worker: WorkerId, returned: BTreeMap<QueueName, u64> },
+    /// The jobs of a dead worker were given back: so many may run again at once. `figures`: what there is to count of that.
+    Released { worker: WorkerId, returned: BTreeMap<QueueName, u64>, figures: Figures },
     /// The store was reached for the first time.
     Opened(Store),
     /// The store cannot be used as it is set up.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use roundsman_shared::board::Board;
 use roundsman_shared::clock::{Mono, StoreClock};
+use roundsman_shared::figures::{Figure, Figures, Metric, Said};
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::protocol::{ToChild, VERSION};
@@ -32,6 +33,8 @@ pub(crate) struct Fleet {
     budget: Budget,
     pub policies: BTreeMap<QueueName, Policy>,
     pub demand: BTreeMap<QueueName, Demand>,
+    /// What this fleet has counted since this master began.
+    pub figures: Figures,
     pub clock: Option<StoreClock>,
     pub blind: bool,
     pub paused: bool,
@@ -49,6 +52,7 @@ impl Fleet {
             budget: Budget::new(cores, now),
             policies: plan.policies.clone(),
             demand: BTreeMap::new(),
+            figures: Figures::default(),
             clock: None,
             blind: false,
             paused: false,
@@ -106,6 +110,17 @@ impl Fleet {
         }
     }
 
+    /// A process has counted something.
+    pub(crate) fn count(&mut self, key: &Key, figure: Figure) {
+        let Some(hand) = self.crews.get_mut(&key.pool).and_then(|crew| crew.hands.get_mut(&key.number))
+        else {
+            return;
+        };
+        if hand.key == *key {
+            self.figures.absorb(figure, &mut hand.said);
+        }
+    }
+
     /// A moment passed.
     pub(crate) fn time(&mut self, now: Mono) {
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
@@ -128,7 +143,7 @@ impl Fleet {
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
         for name in names {
             let Some(crew) = self.crews.get_mut(&name) else { continue };
-            crew.decide(now, &self.demand, self.blind);
+            crew.decide(&name, now, &self.demand, self.blind, &mut self.figures);
             let mut actions = Vec::new();
             crew.pool.adjust(now, crew.decision.target, &mut self.budget, &mut unready, &mut actions);
             self.carry_out(&name, actions, now);
@@ -403,6 +418,7 @@ impl Fleet {
                 Action::Ready => self.greet(pool, number, now),
                 Action::Died(death) => {
                     self.budget.note(now, &death);
+                    self.figures.count(Metric::WorkerExits, &[&**pool, death.cause()], 1);
                     let Some(crew) = self.crews.get_mut(pool) else { continue };
                     let hand = crew.hands.remove(&number);
                     let worker = format!("{pool}/{number}");
@@ -457,7 +473,8 @@ impl Fleet {
         };
         let launch = Launch { program, nonce, board: board.path() };
         let queues = crew.pool.shape.queues.clone();
-        let hand = Hand { key: key.clone(), id, nonce, queues, board, child: None, pid: 0, started: 0 };
+        let said = Said::default();
+        let hand = Hand { key: key.clone(), id, nonce, queues, board, child: None, pid: 0, started: 0, said };
         crew.hands.insert(number, hand);
         let answer = self.around.spawner.launch(launch);
         let events = self.around.events.clone();

@@ -10,7 +10,8 @@ use roundsman_shared::board::Posted;
 use roundsman_shared::clock::StoreClock;
 use roundsman_shared::clock::{Mono, wall_micros};
 use roundsman_shared::exit;
-use roundsman_shared::job::{Outcome, Policy, Run, Spec, settle};
+use roundsman_shared::figures::{Figures, Metric};
+use roundsman_shared::job::{Outcome, Policy, Run, Settlement, Spec, settle};
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::store::{Answer, Held, MAX_BATCH, Retention, SettleRequest, Store, StoreError};
 
@@ -45,12 +46,12 @@ pub(crate) struct Release {
 
 impl Release {
     /// Does it, and answers how many jobs of each queue may run again. Returns only when it is done.
-    pub(crate) async fn run(&self, store: &Store) -> BTreeMap<QueueName, u64> {
+    pub(crate) async fn run(&self, store: &Store, figures: &mut Figures) -> BTreeMap<QueueName, u64> {
         let mut returned = BTreeMap::new();
         for queue in &self.queues {
             let mut pause = RETRY_FIRST;
             loop {
-                match self.release(store, queue).await {
+                match self.release(store, queue, figures).await {
                     Ok(count) => {
                         if count > 0 {
                             returned.insert(queue.clone(), count);
@@ -68,7 +69,12 @@ impl Release {
         returned
     }
 
-    async fn release(&self, store: &Store, queue: &QueueName) -> Result<u64, StoreError> {
+    async fn release(
+        &self,
+        store: &Store,
+        queue: &QueueName,
+        figures: &mut Figures,
+    ) -> Result<u64, StoreError> {
         let policy = self.policies.get(queue).cloned().unwrap_or_default();
         let mut returned = 0;
         loop {
@@ -81,7 +87,9 @@ impl Release {
                 crate::leftovers::end(&held).await;
             }
             for batch in held.chunks(MAX_BATCH) {
-                let settlements = batch.iter().map(|held| self.settlement(held, &policy)).collect();
+                let (settlements, kinds): (Vec<Settlement>, Vec<_>) =
+                    batch.iter().map(|held| self.settlement(held, &policy)).unzip();
+                let outcomes: Vec<_> = settlements.iter().map(|it| it.event.outcome()).collect();
                 let request = SettleRequest {
                     queue: queue.clone(),
                     worker: self.worker.clone(),
@@ -91,6 +99,15 @@ impl Release {
                 };
                 let answers = store.settle(&request).await?;
                 let done = answers.iter().filter(|answer| **answer == Answer::Ok).count();
+                for (_, (kind, outcome)) in answers
+                    .iter()
+                    .zip(kinds.iter().zip(outcomes))
+                    .filter(|(answer, _)| **answer == Answer::Ok)
+                {
+                    let kind = kind.as_deref().unwrap_or_default();
+                    figures.count(Metric::Jobs, &[queue.as_str(), kind, outcome], 1);
+                    figures.count(Metric::JobsRecovered, &[queue.as_str(), outcome], 1);
+                }
                 if done == 0 {
                     // Somebody else was faster, or the lease is good again.
                     return Ok(returned);
@@ -100,7 +117,8 @@ impl Release {
         }
     }
 
-    fn settlement(&self, held: &Held, policy: &Policy) -> roundsman_shared::job::Settlement {
+    /// The acknowledgement of a job, and its kind.
+    fn settlement(&self, held: &Held, policy: &Policy) -> (Settlement, Option<String>) {
         let (spec, outcome) = match held.delivery.record.decode() {
             Ok(spec) => (spec, self.outcome(held)),
             Err(error) => (Spec::bare(false, "null".to_owned()), Outcome::Dead { error: error.to_string() }),
@@ -114,7 +132,8 @@ impl Release {
             ended: now,
             stderr_tail: self.stderr_tail.clone().filter(|_| charged),
         };
-        settle(&held.delivery, &spec, outcome, &run, policy, random::fraction())
+        let settlement = settle(&held.delivery, &spec, outcome, &run, policy, random::fraction());
+        (settlement, spec.kind)
     }
 
     /// What the end of the worker means for a job that it held.
@@ -245,7 +264,7 @@ mod tests {
     fn what_cannot_be_read_is_dead() {
         let mut broken = held("a", 7);
         broken.delivery.record = Record::new("nonsense".into());
-        let settled: Settlement = seen(Exit::Code(0), None).settlement(&broken, &Policy::default());
+        let settled: Settlement = seen(Exit::Code(0), None).settlement(&broken, &Policy::default()).0;
         assert_eq!(settled.event, roundsman_shared::job::lifecycle::Event::AckDead);
     }
 }

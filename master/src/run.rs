@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use roundsman_shared::clock::{Mono, Wall};
 use roundsman_shared::exit;
+use roundsman_shared::figures::{Figures, Said};
 use roundsman_shared::launch::MasterStart;
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::protocol::{Beat, Doing, FromChild, StopMode, ToChild};
@@ -206,6 +207,10 @@ impl Master {
             Event::Slot { key, event } => {
                 let full = match &event {
                     slot::Event::Line(FromChild::Full { queue }) => QueueName::new(queue).ok(),
+                    slot::Event::Line(FromChild::Figure(figure)) => {
+                        self.fleet.count(&key, figure.clone());
+                        None
+                    }
                     _ => None,
                 };
                 self.fleet.step(&key, event, now);
@@ -221,7 +226,10 @@ impl Master {
                 self.listen();
                 self.rescale(now);
             }
-            Event::Released { worker, returned } => {
+            Event::Released { worker, returned, figures } => {
+                for figure in figures.iter() {
+                    self.fleet.figures.absorb(figure.clone(), &mut Said::default());
+                }
                 self.releasing.remove(&worker);
                 for (queue, count) in returned {
                     self.work_due(&queue, count, now);
@@ -295,6 +303,7 @@ impl Master {
             | ToChild::Policies { .. }
             | ToChild::Wake { .. }
             | ToChild::Look { .. }
+            | ToChild::Figures { .. }
             | ToChild::Cancel { .. } => {}
         }
     }
@@ -391,8 +400,9 @@ impl Master {
         }
         let events = self.around.events.clone();
         tokio::spawn(async move {
-            let returned = release.run(&store).await;
-            let _ = events.send(Event::Released { worker: release.worker, returned }).await;
+            let mut figures = Figures::default();
+            let returned = release.run(&store, &mut figures).await;
+            let _ = events.send(Event::Released { worker: release.worker, returned, figures }).await;
         });
     }
 

@@ -58,7 +58,46 @@ pub struct Decision {
     pub needed: u32,
     /// In words, with the numbers it rests on.
     pub why: String,
+    pub reason: Reason,
     pub saturated: bool,
+}
+
+/// What a decision rests on in the end, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// As many as are needed.
+    Load,
+    /// More were needed a moment ago.
+    Hold,
+    MinWorkers,
+    MaxWorkers,
+    /// The store is not reached: as many as before.
+    Blind,
+}
+
+impl Reason {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Hold => "hold",
+            Self::MinWorkers => "min_workers",
+            Self::MaxWorkers => "max_workers",
+            Self::Blind => "blind",
+        }
+    }
+
+    fn of(needed: u32, held_need: u32, limits: &Limits) -> Self {
+        if needed > limits.max {
+            Self::MaxWorkers
+        } else if held_need.max(needed) < limits.min {
+            Self::MinWorkers
+        } else if held_need > needed {
+            Self::Hold
+        } else {
+            Self::Load
+        }
+    }
 }
 
 /// What is remembered from one decision to the next.
@@ -104,7 +143,7 @@ impl Law {
         if inputs.blind {
             let target = self.target.clamp(limits.min, limits.max);
             let why = format!("the store is not reachable: {target} as before");
-            return Decision { target, needed: target, why, saturated: false };
+            return Decision { target, needed: target, why, reason: Reason::Blind, saturated: false };
         }
         self.learn(now, inputs);
         let service = self.service.unwrap_or(UNKNOWN_SERVICE_MS) / 1000.0;
@@ -131,7 +170,8 @@ impl Law {
         self.note_saturation(now, needed, limits);
         self.why = self.words(inputs, service, needed, held_need, limits);
         let saturated = self.full_since.is_some_and(|since| now.since(since) >= SATURATED);
-        Decision { target: self.target, needed, why: self.why.clone(), saturated }
+        let reason = Reason::of(needed, held_need, limits);
+        Decision { target: self.target, needed, why: self.why.clone(), reason, saturated }
     }
 
     fn note_saturation(&mut self, now: Mono, needed: u32, limits: &Limits) {

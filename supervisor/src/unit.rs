@@ -350,7 +350,10 @@ impl Unit {
                 actions.push(Action::Note(Note::Warned { pid, code, message }));
             }
             // A second hello or ready tells nothing new, and a master has no slots to be full.
-            (_, FromChild::Hello { .. } | FromChild::Ready | FromChild::Full { .. }) => {}
+            (
+                _,
+                FromChild::Hello { .. } | FromChild::Ready | FromChild::Full { .. } | FromChild::Figure(_),
+            ) => {}
         }
     }
 

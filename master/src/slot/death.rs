@@ -40,6 +40,23 @@ pub struct Death {
     pub blame: Blame,
 }
 
+impl Death {
+    /// Why it ended, in one word, as metrics count it.
+    #[must_use]
+    pub const fn cause(&self) -> &'static str {
+        match (&self.fate, self.exit) {
+            (Some(Fate::Retired), _) => "retired",
+            (Some(Fate::TimedOut { .. }), _) => "timed_out",
+            (Some(Fate::Stalled { .. }), _) => "stalled",
+            (Some(Fate::Unready { .. }), _) => "unready",
+            (None, Exit::Code(0)) => "clean",
+            (None, Exit::Code(_)) => "failed",
+            (None, Exit::Signal(9)) => "killed",
+            (None, Exit::Signal(_)) => "crashed",
+        }
+    }
+}
+
 impl Exit {
     /// Whether the job that ran then is to answer for it: not where the exit says that the set-up or the lease was at
     /// fault, nor where a SIGKILL came from outside. An exit with 0 in mid-job is no clean one.
