@@ -6,7 +6,8 @@ use roundsman_shared::board::Board;
 use roundsman_shared::clock::Mono;
 use roundsman_shared::figures::{Figures, Metric, Said};
 use roundsman_shared::names::{QueueName, WorkerId};
-use roundsman_shared::protocol::RunningJob;
+use roundsman_shared::outlook::Outlook;
+use roundsman_shared::protocol::{RunningJob, ToChild};
 
 use crate::child::Child;
 use crate::event::Key;
@@ -53,6 +54,30 @@ pub(crate) struct Hand {
     pub(crate) started: u64,
     /// What it has counted so far.
     pub(crate) said: Said,
+    /// Of a part that watches: up to which version it was shown the figures, and the outlook as it knows it.
+    pub(crate) told: (u64, Outlook),
+}
+
+/// Figures in one line of a pipe.
+const FIGURES_A_LINE: usize = 256;
+
+impl Hand {
+    /// Tells what has changed since it was told last.
+    pub(crate) fn show(&mut self, figures: &Figures, outlook: &Outlook) {
+        let Some(child) = &self.child else { return };
+        let changed = figures.changed_since(self.told.0);
+        for some in changed.chunks(FIGURES_A_LINE) {
+            let figures = some.iter().map(|(_, figure)| (*figure).clone()).collect();
+            // A pipe that is full takes the rest a second later.
+            if !child.send(&ToChild::Figures { figures }) {
+                return;
+            }
+            self.told.0 = some.last().map_or(self.told.0, |(version, _)| *version);
+        }
+        if self.told.1 != *outlook && child.send(&ToChild::Outlook(outlook.clone())) {
+            self.told.1 = outlook.clone();
+        }
+    }
 }
 
 impl Crew {

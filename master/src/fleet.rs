@@ -9,6 +9,7 @@ use roundsman_shared::clock::{Mono, StoreClock};
 use roundsman_shared::figures::{Figure, Figures, Metric, Said};
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::outlook::{MOST_QUEUES, Outlook, PoolOutlook, QueueOutlook};
 use roundsman_shared::protocol::{ToChild, VERSION};
 use roundsman_shared::store::StoreConfig;
 
@@ -33,6 +34,8 @@ pub(crate) struct Fleet {
     budget: Budget,
     pub policies: BTreeMap<QueueName, Policy>,
     pub demand: BTreeMap<QueueName, Demand>,
+    /// The queues as they were seen last.
+    pub seen: BTreeMap<QueueName, QueueOutlook>,
     /// What this fleet has counted since this master began.
     pub figures: Figures,
     pub clock: Option<StoreClock>,
@@ -52,6 +55,7 @@ impl Fleet {
             budget: Budget::new(cores, now),
             policies: plan.policies.clone(),
             demand: BTreeMap::new(),
+            seen: BTreeMap::new(),
             figures: Figures::default(),
             clock: None,
             blind: false,
@@ -377,6 +381,37 @@ impl Fleet {
         shown.map(|(name, crew)| crew.record(name)).collect()
     }
 
+    /// Shows the parts that want it what was counted and how things stand, as far as that has changed.
+    pub(crate) fn tell_parts(&mut self) {
+        let watching = |crew: &&mut Crew| matches!(&crew.plan.work, Work::Part(part) if part.watches());
+        if !self.crews.values_mut().any(|crew| watching(&crew)) {
+            return;
+        }
+        let outlook = self.outlook();
+        for crew in self.crews.values_mut().filter(watching) {
+            let lives = &crew.pool.slots;
+            let ready =
+                |number: &u32| lives.get(number).and_then(Slot::life).is_some_and(|life| !life.is_unready());
+            for (_, hand) in crew.hands.iter_mut().filter(|(number, _)| ready(number)) {
+                hand.show(&self.figures, &outlook);
+            }
+        }
+    }
+
+    fn outlook(&self) -> Outlook {
+        let queues = self.seen.iter().take(MOST_QUEUES).map(|(name, seen)| (name.to_string(), *seen));
+        let pools = self.crews.iter().filter(|(_, crew)| !crew.plan.is_part());
+        let pool = |(name, crew): (&Arc<str>, &Crew)| {
+            let mut pool = PoolOutlook { desired: crew.decision.target, ..PoolOutlook::default() };
+            for life in crew.lives() {
+                *pool.workers.entry(life.state().to_owned()).or_default() += 1;
+                pool.busy += u32::from(life.beat.running > 0);
+            }
+            (name.to_string(), pool)
+        };
+        Outlook { queues: queues.collect(), pools: pools.map(pool).collect(), store_ok: !self.blind }
+    }
+
     fn hand(&mut self, key: &Key) -> Option<&mut Hand> {
         let hand = self.crews.get_mut(&key.pool)?.hands.get_mut(&key.number)?;
         (hand.key == *key).then_some(hand)
@@ -474,7 +509,18 @@ impl Fleet {
         let launch = Launch { program, nonce, board: board.path() };
         let queues = crew.pool.shape.queues.clone();
         let said = Said::default();
-        let hand = Hand { key: key.clone(), id, nonce, queues, board, child: None, pid: 0, started: 0, said };
+        let hand = Hand {
+            key: key.clone(),
+            id,
+            nonce,
+            queues,
+            board,
+            child: None,
+            pid: 0,
+            started: 0,
+            said,
+            told: (0, Outlook::default()),
+        };
         crew.hands.insert(number, hand);
         let answer = self.around.spawner.launch(launch);
         let events = self.around.events.clone();

@@ -56,6 +56,13 @@ pub(crate) enum Part {
 }
 
 impl Part {
+    /// Whether it is to know what the fleet counts and how things stand.
+    pub(crate) const fn watches(&self) -> bool {
+        match self {
+            Self::Intake => false,
+        }
+    }
+
     /// As it is started and named.
     #[must_use]
     pub(crate) const fn name(&self) -> &'static str {

@@ -14,11 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use roundsman_shared::clock::{Mono, Wall};
+use roundsman_shared::clock::{Mono, StoreTime, Wall};
 use roundsman_shared::exit;
 use roundsman_shared::figures::{Figures, Said};
 use roundsman_shared::launch::MasterStart;
 use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::outlook::QueueOutlook;
 use roundsman_shared::protocol::{Beat, Doing, FromChild, StopMode, ToChild};
 use roundsman_shared::settings::{LoadInput, Settings};
 use roundsman_shared::store::{HostBeat, Pulse, Retention, Store};
@@ -304,6 +305,7 @@ impl Master {
             | ToChild::Wake { .. }
             | ToChild::Look { .. }
             | ToChild::Figures { .. }
+            | ToChild::Outlook(_)
             | ToChild::Cancel { .. } => {}
         }
     }
@@ -321,6 +323,7 @@ impl Master {
         }
         self.rescale(now);
         self.beat();
+        self.fleet.tell_parts();
     }
 
     fn beat(&self) {
@@ -348,6 +351,7 @@ impl Master {
     }
 
     fn pulse(&mut self, queue: &QueueName, pulse: &Pulse, now: Mono) {
+        self.fleet.seen.insert(queue.clone(), outlook(pulse));
         let ready = if pulse.paused { 0 } else { pulse.ready };
         self.fleet.demand.insert(queue.clone(), Demand { ready, enqueued: pulse.enqueued, unmet: 0 });
         let sleeping = ready.saturating_sub(self.fleet.woken(queue, now));
@@ -513,6 +517,19 @@ impl Master {
             }
             let _ = events.send(Event::Registered).await;
         });
+    }
+}
+
+/// What charts show of a queue.
+fn outlook(pulse: &Pulse) -> QueueOutlook {
+    let age = |due: StoreTime| u64::try_from(pulse.now.since(due).as_millis()).unwrap_or(u64::MAX);
+    QueueOutlook {
+        waiting: pulse.waiting,
+        running: pulse.running,
+        oldest_due_ms: pulse.oldest_due.map(age),
+        paused: pulse.paused,
+        enqueued: pulse.enqueued,
+        ended: pulse.ended,
     }
 }
 

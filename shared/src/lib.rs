@@ -23,6 +23,7 @@ pub mod figures;
 pub mod job;
 pub mod launch;
 pub mod names;
+pub mod outlook;
 #[cfg(feature = "store")]
 pub mod pipe;
 pub mod protocol;

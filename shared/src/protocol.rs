@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::figures::Figure;
+use crate::outlook::Outlook;
 
 /// The version spoken here.
 pub const VERSION: u16 = 1;
@@ -159,6 +160,8 @@ pub enum ToChild {
     Figures {
         figures: Vec<Figure>,
     },
+    /// How things stand, at most once a second, when it has changed.
+    Outlook(Outlook),
     /// This running job is to be cancelled.
     Cancel {
         queue: String,

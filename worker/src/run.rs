@@ -410,7 +410,9 @@ impl Loop {
                 self.beat(now);
                 None
             }
-            Incoming::Message(ToChild::Welcome { .. } | ToChild::Reload | ToChild::Figures { .. }) => None,
+            Incoming::Message(
+                ToChild::Welcome { .. } | ToChild::Reload | ToChild::Figures { .. } | ToChild::Outlook(_),
+            ) => None,
             Incoming::Malformed(why) => {
                 self.link.send(FromChild::Warn { code: "malformed".to_owned(), message: why });
                 None

@@ -201,6 +201,13 @@ verbs! {
     /// The records of the hosts whose entry has not lapsed.
     hosts() -> Vec<String>;
 
+    /// Keeps a point of a chart, unless one of that moment is kept already, by whichever host; and forgets those of this
+    /// step that are `keep` steps older. Answers whether it was kept. Redis without memory for it refuses.
+    plot(point: &Point, keep: u32) -> bool;
+
+    /// The points of a step from one moment (Unix seconds) to before another, oldest first, at most [`MAX_POINTS`].
+    plotted(step: u32, from: i64, to: i64) -> Vec<Point>;
+
     /// Reads the store's clock.
     clock() -> StoreClock;
 

@@ -304,6 +304,19 @@ pub struct HostBeat {
     pub lease: Duration,
 }
 
+/// The most points of a chart that one call answers.
+pub const MAX_POINTS: u32 = 5000;
+
+/// A moment of a chart. What it shows is the business of whoever draws it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// Seconds from one point to the next.
+    pub step: u32,
+    /// Unix seconds, a multiple of the step.
+    pub at: i64,
+    pub text: String,
+}
+
 /// A hint that there is something to do. Hints can be lost; whoever waits for one looks again by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use roundsman_shared::job::settle::FollowUp;
 use roundsman_shared::job::{Due, NewJob, Outcome, State};
-use roundsman_shared::store::{Answer, Hint, HostBeat, QueueView};
+use roundsman_shared::store::{Answer, Hint, HostBeat, Point, QueueView};
 
 use crate::stores::{
     Bed, HOUR, done, due_at, id, new_job, on_each_store, queue, settled, with_priority, worker,
@@ -21,6 +21,7 @@ on_each_store![
     follow_ups_come_with_the_acknowledgement,
     a_stale_acknowledgement_has_no_follow_ups,
     hosts_are_forgotten,
+    points_are_kept_once_and_not_for_ever,
     hints_are_given,
     the_clock_goes_on,
 ];
@@ -265,6 +266,26 @@ async fn hosts_are_forgotten(bed: Bed) {
     bed.store.leave("a").await.unwrap();
     bed.store.leave("a").await.unwrap();
     assert_eq!(bed.store.hosts().await.unwrap(), ["{}"]);
+}
+
+async fn points_are_kept_once_and_not_for_ever(bed: Bed) {
+    let point = |step, at, text: &str| Point { step, at, text: text.to_owned() };
+    for (kept, step, at, text) in [
+        (true, 60, 600, "a"),
+        (false, 60, 600, "another host's"),
+        (true, 60, 720, r#"{"b": [1, null]}"#),
+        (true, 10, 600, "finer"),
+        (true, 60, 660, "late"),
+    ] {
+        assert_eq!(bed.store.plot(&point(step, at, text), 3).await.unwrap(), kept, "{text}");
+    }
+    let minutes = [point(60, 600, "a"), point(60, 660, "late"), point(60, 720, r#"{"b": [1, null]}"#)];
+    assert_eq!(bed.store.plotted(60, 0, 721).await.unwrap(), minutes);
+    assert_eq!(bed.store.plotted(60, 601, 720).await.unwrap(), minutes[1..2]);
+    assert_eq!(bed.store.plotted(7, 0, 721).await.unwrap(), []);
+    bed.store.plot(&point(60, 780, "z"), 3).await.unwrap();
+    assert_eq!(bed.store.plotted(60, 0, 781).await.unwrap().len(), 3);
+    assert_eq!(bed.store.plotted(10, 0, 781).await.unwrap().len(), 1);
 }
 
 /// The next hint of the kind that is waited for.

@@ -25,7 +25,8 @@
 //! | `:live` | hash | live settings |
 //! | `:hints` | channel | that there is something to do |
 //!
-//! Beside the queues: `NAMESPACE:queues` (set), `{NAMESPACE}:hosts` (hash) and `{NAMESPACE}:host-leases` (sorted set).
+//! Beside the queues: `NAMESPACE:queues` (set), `{NAMESPACE}:hosts` (hash), `{NAMESPACE}:host-leases` and, for the points
+//! of charts, `{NAMESPACE}:points:STEP` (sorted sets).
 
 use crate::names::{Namespace, QueueName};
 
@@ -73,6 +74,10 @@ impl Keys {
 
     pub(super) fn host_leases(&self) -> String {
         format!("{}:host-leases", self.registry())
+    }
+
+    pub(super) fn points(&self, step: u32) -> String {
+        format!("{}:points:{step}", self.registry())
     }
 }
 

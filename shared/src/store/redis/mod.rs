@@ -18,6 +18,7 @@ mod keys;
 mod line;
 mod link;
 mod operate;
+mod points;
 mod reads;
 mod reply;
 mod scripts;

@@ -55,6 +55,7 @@ pub(super) struct Scripts {
     pub(super) bury: Script,
     pub(super) steer: Script,
     pub(super) beat: Script,
+    pub(super) plot: Script,
     pub(super) bare_enqueue: Script,
     pub(super) bare_drain: Script,
 }
@@ -76,12 +77,13 @@ impl Scripts {
             bury: script!("bury", " flags=allow-oom"),
             steer: script!("steer", " flags=allow-oom"),
             beat: script!("beat", " flags=allow-oom"),
+            plot: script!("plot", ""),
             bare_enqueue: script!("bare_enqueue", ""),
             bare_drain: script!("bare_drain", ""),
         }
     }
 
-    fn all(&self) -> [&Script; 16] {
+    fn all(&self) -> [&Script; 17] {
         [
             &self.enqueue,
             &self.exchange,
@@ -97,6 +99,7 @@ impl Scripts {
             &self.bury,
             &self.steer,
             &self.beat,
+            &self.plot,
             &self.bare_enqueue,
             &self.bare_drain,
         ]

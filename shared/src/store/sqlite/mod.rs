@@ -22,6 +22,7 @@ mod guard;
 mod hints;
 mod open;
 mod operate;
+mod points;
 mod pulse;
 mod reader;
 mod reads;
@@ -50,7 +51,7 @@ use self::reader::{Look, Reader};
 use self::tx::{Tx, View};
 use self::writer::{Place, Request, Writer};
 use super::{
-    Answer, Cancelled, Changed, Durability, Enqueued, Glimpse, Held, Hint, HostBeat, Outgoing, Page,
+    Answer, Cancelled, Changed, Durability, Enqueued, Glimpse, Held, Hint, HostBeat, Outgoing, Page, Point,
     PullRequest, Pulled, Pulse, QueueView, RenewRequest, Renewed, Retention, SettleRequest, StoreConfig,
     StoreError,
 };
@@ -353,6 +354,15 @@ impl SqliteStore {
 
     pub async fn hosts(&self) -> Result<Vec<String>, StoreError> {
         self.read(reads::hosts).await
+    }
+
+    pub async fn plot(&self, point: &Point, keep: u32) -> Result<bool, StoreError> {
+        let point = point.clone();
+        self.write(false, move |tx| points::plot(tx, &point, keep)).await
+    }
+
+    pub async fn plotted(&self, step: u32, from: i64, to: i64) -> Result<Vec<Point>, StoreError> {
+        self.read(move |view| points::plotted(view, step, from, to)).await
     }
 
     pub async fn clock(&self) -> Result<StoreClock, StoreError> {

@@ -19,6 +19,7 @@ use crate::store::StoreError;
 /// Before it, two connections that checkpoint and commit at once can lose commits (the WAL-reset race).
 const OLDEST_SQLITE: i32 = 3_051_003;
 const SCHEMA: &str = include_str!("schema.sql");
+const ADDED: &str = include_str!("added.sql");
 const SCHEMA_VERSION: i64 = 1;
 /// `RNDS`: what `file` and we know the file by.
 const APPLICATION_ID: i64 = 0x524e_4453;
@@ -308,6 +309,7 @@ fn migrate(conn: &mut Connection) -> Result<Result<(), StoreError>, Fault> {
             "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         ))?;
     }
+    tx.execute_batch(ADDED)?;
     tx.commit()?;
     Ok(Ok(()))
 }
