@@ -19,11 +19,13 @@ mod cli;
 mod commands;
 mod connect;
 mod errors;
+mod exposition;
 mod fleet;
 mod intake;
 mod part;
 mod print;
 mod roles;
+mod series;
 mod time;
 mod walk;
 

@@ -134,6 +134,17 @@ impl Spread {
         self.buckets.iter().sum()
     }
 
+    /// What has come since `before`; all of it where that was more, since then the counting began anew.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let at = |spread: &Self, at: usize| spread.buckets.get(at).copied().unwrap_or(0);
+        let slots = self.buckets.len().max(before.buckets.len());
+        let more: Option<Vec<u64>> =
+            (0..slots).map(|slot| at(self, slot).checked_sub(at(before, slot))).collect();
+        let more = more.map(|buckets| Self { buckets, sum: (self.sum - before.sum).max(0.0) });
+        more.unwrap_or_else(|| self.clone())
+    }
+
     /// The time, in seconds, that this share of all lies below, by the bounds; `None` for nothing.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<f64> {
@@ -176,14 +187,7 @@ impl Value {
             (Self::Count(now), Some(Self::Count(before))) => {
                 Self::Count(now.checked_sub(*before).unwrap_or(*now))
             }
-            (Self::Spread(now), Some(Self::Spread(before))) => {
-                let at = |spread: &Spread, at: usize| spread.buckets.get(at).copied().unwrap_or(0);
-                let slots = now.buckets.len().max(before.buckets.len());
-                let more: Option<Vec<u64>> =
-                    (0..slots).map(|slot| at(now, slot).checked_sub(at(before, slot))).collect();
-                let more = more.map(|buckets| Spread { buckets, sum: (now.sum - before.sum).max(0.0) });
-                Self::Spread(more.unwrap_or_else(|| now.clone()))
-            }
+            (Self::Spread(now), Some(Self::Spread(before))) => Self::Spread(now.since(before)),
             _ => self.clone(),
         }
     }
