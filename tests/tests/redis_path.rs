@@ -222,6 +222,28 @@ async fn a_demoted_server_is_left() {
 }
 
 #[tokio::test]
+async fn a_demoted_server_is_left_also_by_who_only_reads() {
+    let first = RedisServer::start(RedisOptions::default()).unwrap();
+    let second = RedisServer::start(RedisOptions::default()).unwrap();
+    let relay = Relay::to(&first).await;
+    let (writer, reader) = (relay.store().await, relay.store().await);
+    enqueue(&writer, "a").await.unwrap();
+    enter_as_replica(&second, &first).await;
+    assert_eq!(second.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    relay.lead_to(&second);
+    // A replica that hears nothing of its primary goes on answering.
+    assert_eq!(first.cli(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
+
+    assert_eq!(again("an enqueue", async || enqueue(&writer, "b").await).await, ());
+    let id = JobId::new("b").unwrap();
+    again("a look", async || match &reader.look(&queue(), std::slice::from_ref(&id)).await?[..] {
+        [Some(_)] => Ok(()),
+        other => Err(StoreError::Unavailable(format!("{other:?}"))),
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_was_emptied_lists_its_queues_again() {
     let server = RedisServer::start(RedisOptions::default()).unwrap();
     let relay = Relay::to(&server).await;

@@ -104,11 +104,13 @@ impl Scripts {
 
     /// Gives the server every script.
     pub(super) async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let mut pipe = Pipeline::new();
+        let mut calls = Vec::new();
         for script in self.all() {
-            pipe.cmd("SCRIPT").arg("LOAD").arg(&script.text).ignore();
+            let mut call = redis::cmd("SCRIPT");
+            call.arg("LOAD").arg(&script.text);
+            calls.push(call);
         }
-        pipe.query_async(connection).await
+        send(connection, &calls).await?.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
     /// Runs calls in one round trip. Where the server does not know a script, nothing of that call has run, so the
