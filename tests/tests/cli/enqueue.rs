@@ -162,7 +162,7 @@ fn waiting_ends_with_the_job() {
         &["q/a has not ended within 50ms: it is ready"],
     );
     let result = serde_json::value::RawValue::from_string("{\"n\":1}".into()).unwrap();
-    rig.work("q", Outcome::Done { result: Some(result), follow_ups: Vec::new() });
+    rig.work("q", Outcome::Done { result: Some(result), follow_ups: Vec::new(), note: None });
     assert_eq!(rig.ok(&["enqueue", "q", "--id", "a", "--wait"]), "{\"n\":1}");
     assert_eq!(rig.json(&["job", "wait", "a"])["state"], "done");
     rig.bury("q", "b", "no such user");

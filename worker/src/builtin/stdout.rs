@@ -51,7 +51,7 @@ impl Stdout {
                 return Failure::retry("there is no standard output").into();
             };
             match written.await {
-                Ok(Ok(())) => Outcome::Done { result: None, follow_ups: Vec::new() }.into(),
+                Ok(Ok(())) => Outcome::Done { result: None, follow_ups: Vec::new(), note: None }.into(),
                 Ok(Err(error)) => Failure::retry(format!("standard output: {error}")).into(),
                 Err(error) => Failure::retry(error).into(),
             }

@@ -357,7 +357,11 @@ fn named(line: &[u8], is_cut: bool, waiting: &Waiting) -> Option<String> {
 impl AnswerLine {
     fn outcome(self) -> Outcome {
         if self.ok {
-            Outcome::Done { result: self.result.filter(|raw| raw.get() != "null"), follow_ups: Vec::new() }
+            Outcome::Done {
+                result: self.result.filter(|raw| raw.get() != "null"),
+                follow_ups: Vec::new(),
+                note: None,
+            }
         } else {
             let error = self.error.unwrap_or_else(|| "the program gave no reason".to_owned());
             match self.retry {

@@ -478,7 +478,7 @@ mod tests {
             FollowUp { queue: queue("r"), job: job("x.0", "2") },
             FollowUp { queue: queue("r"), job: later },
         ];
-        let outcome = || Outcome::Done { result: None, follow_ups: sent.to_vec() };
+        let outcome = || Outcome::Done { result: None, follow_ups: sent.to_vec(), note: None };
         assert_eq!(end(&store, &q, &held, outcome).await, [Answer::Ok]);
         assert_eq!(end(&store, &q, &held, outcome).await, [Answer::Ok]);
         let out = store.outbox(&q).await.unwrap();
