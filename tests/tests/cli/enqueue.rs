@@ -107,6 +107,10 @@ fn many_are_read_a_line_each() {
     assert_eq!(row, json!({"line": 1, "id": "a", "result": "existing", "error": null}));
     let done = rig.feed(&["enqueue", "q", "--ndjson", "--json", "-q"], input);
     let document: Value = serde_json::from_str(&done.stdout).unwrap();
+    let done = rig.feed(&["enqueue", "q", "--ndjson", "-q"], &input.replace("\"b\"", "\"c\""));
+    let last = done.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("stored 1 job, found 1 there already, refused 3 lines"), "{last}");
+
     let results: Vec<&str> = document["results"]
         .as_array()
         .unwrap()
