@@ -37,7 +37,7 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
     let mut taker = Taker::new(tx, no)?;
     let mut answers = Vec::with_capacity(request.settlements.len());
     let mut nudge = Nudge::work(&request.queue);
-    let mut released = 0;
+    let (mut released, mut fronts) = (0, Vec::new());
     for item in &request.settlements {
         let taken = match lease {
             Some(lease) => taker.take_back(tx, lease, item)?,
@@ -55,7 +55,13 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
                 let (id, state) = (item.id.as_str(), FinalState::Cancelled);
                 sheet.enter(tx, id, state, &ended.progress, ended.remember.as_deref())?
             }
-            (Write::Return { again }, _) => put_back(tx, at, no, item, *again, taken.due, &mut nudge)?,
+            (Write::Return { again }, _) => {
+                let known = put_back(tx, at, no, item, *again, &mut nudge)?;
+                if known && *again == Again::Front {
+                    fronts.push((item, taken.due));
+                }
+                known
+            }
         };
         answers.push(if known { Answer::Ok } else { Answer::Gone });
     }
@@ -64,6 +70,13 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
     if let (Some(lease), 1..) = (lease, released) {
         let_go(tx, lease, released)?;
         if request.only_if_lapsed {
+    // From the last to the first, each before the others: they keep their order.
+    for (item, due) in fronts.into_iter().rev() {
+        let rank = -i64::from(item.priority);
+        let score = front(tx, no, rank, due)?;
+        place(tx, no, item, score)?;
+        nudge.add(score, tx.now());
+    }
             tx.sql("REPLACE INTO lost (queue, worker, at) VALUES (?1, ?2, ?3)")?.execute(params![
                 no,
                 request.worker.as_str(),
@@ -178,25 +191,23 @@ fn put_back(
     at: usize,
     no: i64,
     item: &Settlement,
+/// Lets a job wait again. What goes to the front is placed by the caller, when it knows all that does.
     again: Again,
-    due: StoreTime,
     nudge: &mut Nudge,
 ) -> Result<bool, Fault> {
-    let now = tx.now();
     let rank = -i64::from(item.priority);
-    let score = match again {
-        Again::Front => front(tx, no, rank, due)?,
-        Again::After(span) => now + span,
-    };
     let known = tx
-        .sql("UPDATE jobs SET place = 0, at = ?3, rank = ?4, progress = ?5 WHERE queue = ?1 AND id = ?2")?
-        .execute(params![no, item.id.as_str(), score.as_micros(), rank, item.progress])?;
+        .sql("UPDATE jobs SET place = 0, rank = ?3, progress = ?4 WHERE queue = ?1 AND id = ?2")?
+        .execute(params![no, item.id.as_str(), rank, item.progress])?;
     if known == 0 {
         return Ok(false);
     }
-    wait(tx, no, rank, score, item.id.as_str())?;
+    if let Again::After(span) = again {
+        let now = tx.now();
+        place(tx, no, item, now + span)?;
+        nudge.add(now + span, now);
+    }
     tx.change(at).waiting += 1;
-    nudge.add(score, now);
     Ok(true)
 }
 
@@ -205,6 +216,17 @@ fn finish(
     sheet: &mut Sheet<'_, '_>,
     item: &Settlement,
     state: FinalState,
+/// Enters a job among the waiting ones.
+fn place(tx: &Tx<'_>, no: i64, item: &Settlement, score: StoreTime) -> Result<(), Fault> {
+    let id = item.id.as_str();
+    tx.sql("UPDATE jobs SET at = ?3 WHERE queue = ?1 AND id = ?2")?.execute(params![
+        no,
+        id,
+        score.as_micros()
+    ])?;
+    wait(tx, no, -i64::from(item.priority), score, id)
+}
+
     follow_ups: &[FollowUp],
 ) -> Result<bool, Fault> {
     let known = sheet.enter(tx, item.id.as_str(), state, &item.progress, item.remember.as_deref())?;
