@@ -9,9 +9,14 @@ use super::hints::Nudge;
 use super::tx::{Raw, Tx, code};
 use crate::clock::StoreTime;
 use crate::job::settle::{Again, FollowUp, Settlement, Write};
-use crate::job::{Due, FinalState};
+use crate::job::{Attempt, Due, FinalState, Progress};
 use crate::store::{Answer, Retention, SettleRequest};
 
+/// While the disk is nearly full, so many of a queue's jobs that ended well are kept in each state, for whoever waits for
+/// one of them, and only those whose record and progress are no longer than this: in bytes.
+const TIGHT_KEPT: u64 = 64;
+const TIGHT_RECORD: i64 = 4096;
+const TIGHT_PROGRESS: usize = 1024;
 /// So many more ended jobs than the call added are removed at once, where a limit was lowered.
 const EXTRA_REMOVALS: u64 = 256;
 
@@ -65,11 +70,6 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
         };
         answers.push(if known { Answer::Ok } else { Answer::Gone });
     }
-    let queue = tx.change(at);
-    queue.running = queue.running.saturating_sub(u64::try_from(released).unwrap_or(0));
-    if let (Some(lease), 1..) = (lease, released) {
-        let_go(tx, lease, released)?;
-        if request.only_if_lapsed {
     // From the last to the first, each before the others: they keep their order.
     for (item, due) in fronts.into_iter().rev() {
         let rank = -i64::from(item.priority);
@@ -77,6 +77,11 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
         place(tx, no, item, score)?;
         nudge.add(score, tx.now());
     }
+    let queue = tx.change(at);
+    queue.running = queue.running.saturating_sub(u64::try_from(released).unwrap_or(0));
+    if let (Some(lease), 1..) = (lease, released) {
+        let_go(tx, lease, released)?;
+        if request.only_if_lapsed {
             tx.sql("REPLACE INTO lost (queue, worker, at) VALUES (?1, ?2, ?3)")?.execute(params![
                 no,
                 request.worker.as_str(),
@@ -186,12 +191,12 @@ fn let_go(tx: &Tx<'_>, lease: Lease, released: i64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Lets a job wait again. What goes to the front is placed by the caller, when it knows all that does.
 fn put_back(
     tx: &mut Tx<'_>,
     at: usize,
     no: i64,
     item: &Settlement,
-/// Lets a job wait again. What goes to the front is placed by the caller, when it knows all that does.
     again: Again,
     nudge: &mut Nudge,
 ) -> Result<bool, Fault> {
@@ -211,11 +216,6 @@ fn put_back(
     Ok(true)
 }
 
-fn finish(
-    tx: &mut Tx<'_>,
-    sheet: &mut Sheet<'_, '_>,
-    item: &Settlement,
-    state: FinalState,
 /// Enters a job among the waiting ones.
 fn place(tx: &Tx<'_>, no: i64, item: &Settlement, score: StoreTime) -> Result<(), Fault> {
     let id = item.id.as_str();
@@ -227,6 +227,11 @@ fn place(tx: &Tx<'_>, no: i64, item: &Settlement, score: StoreTime) -> Result<()
     wait(tx, no, -i64::from(item.priority), score, id)
 }
 
+fn finish(
+    tx: &mut Tx<'_>,
+    sheet: &mut Sheet<'_, '_>,
+    item: &Settlement,
+    state: FinalState,
     follow_ups: &[FollowUp],
 ) -> Result<bool, Fault> {
     let known = sheet.enter(tx, item.id.as_str(), state, &item.progress, item.remember.as_deref())?;
@@ -269,22 +274,32 @@ impl<'c, 'r> Sheet<'c, 'r> {
         remember: Option<&str>,
     ) -> Result<bool, Fault> {
         let (now, state_code) = (tx.now().as_micros(), code(state));
+        let brief;
+        let mut progress = progress;
         if tx.tight && state != FinalState::Dead {
             // The disk is nearly full: room for acknowledgements is worth more than history.
-            let known =
-                tx.sql("DELETE FROM jobs WHERE queue = ?1 AND id = ?2")?.execute(params![self.no, id])?;
-            if known == 0 {
-                return Ok(false);
+            let gone = tx
+                .sql("DELETE FROM jobs WHERE queue = ?1 AND id = ?2 AND length(record) > ?3")?
+                .execute(params![self.no, id, TIGHT_RECORD])?;
+            if gone > 0 {
+                return self.count(tx, id, remember);
             }
-        } else {
-            let seq = tx.change(self.at).next_seq();
-            if self.write.execute(params![self.no, id, state_code, seq])? == 0 {
-                return Ok(false);
-            }
-            self.enter.execute(params![self.no, state_code, seq, id, now, progress])?;
-            *tx.change(self.at).kept(state_code) += 1;
-            self.added[usize::try_from(state_code - 1).unwrap_or(0)] += 1;
+            brief = shortened(progress);
+            progress = &brief;
         }
+        let seq = tx.change(self.at).next_seq();
+        if self.write.execute(params![self.no, id, state_code, seq])? == 0 {
+            return Ok(false);
+        }
+        self.enter.execute(params![self.no, state_code, seq, id, now, progress])?;
+        *tx.change(self.at).kept(state_code) += 1;
+        self.added[usize::try_from(state_code - 1).unwrap_or(0)] += 1;
+        self.count(tx, id, remember)
+    }
+
+    /// A job has ended, whether it is kept or not.
+    fn count(&mut self, tx: &mut Tx<'_>, id: &str, remember: Option<&str>) -> Result<bool, Fault> {
+        let now = tx.now().as_micros();
         tx.change(self.at).ended += 1;
         if let Some(digest) = remember {
             let new = tx
@@ -308,7 +323,9 @@ impl<'c, 'r> Sheet<'c, 'r> {
             let added = self.added[usize::try_from(code(state) - 1).unwrap_or(0)];
             let max = match state {
                 FinalState::Dead => retention.keep_dead_max,
-                FinalState::Done | FinalState::Cancelled | FinalState::Expired if tx.tight => 0,
+                FinalState::Done | FinalState::Cancelled | FinalState::Expired if tx.tight => {
+                    retention.keep_done_max.min(TIGHT_KEPT)
+                }
                 FinalState::Done | FinalState::Cancelled | FinalState::Expired => retention.keep_done_max,
             };
             let kept = *tx.change(self.at).kept(code(state));
@@ -323,6 +340,18 @@ impl<'c, 'r> Sheet<'c, 'r> {
         }
         Ok(())
     }
+}
+
+/// A progress of bounded length: where its result is too long, it says that it is gone.
+fn shortened(progress: &str) -> String {
+    let read = (progress.len() > TIGHT_PROGRESS).then(|| Progress::decode(progress)).flatten();
+    let Some((token, mut read)) = read else { return progress.to_owned() };
+    if read.result.take().is_some() {
+        read.error = Some("its result could not be kept: the disk is full".to_owned());
+    }
+    let last = read.attempts.pop().map(|last| Attempt { stderr_tail: None, error: None, ..last });
+    read.attempts = last.into_iter().collect();
+    read.encode(token)
 }
 
 /// Removes the oldest jobs of a final state with all that is known of them.
