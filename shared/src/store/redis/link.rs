@@ -19,7 +19,7 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Connections that block: one for each watched inbox.
 const BLOCKING: usize = 256;
 /// How long the memory figure that admits enqueues may be old.
-const MEMORY_AGE: Duration = Duration::from_millis(500);
+pub(super) const MEMORY_AGE: Duration = Duration::from_millis(500);
 /// Enqueues are refused above this share of `maxmemory`, so that acknowledgements and retries still fit.
 const MEMORY_SHARE: f64 = 0.8;
 /// How long a connection may go on being read from before it is asked whether its server still is the primary: a
@@ -39,7 +39,7 @@ pub(super) struct Link {
     blocking: Pool,
     pub(super) scripts: Scripts,
     /// When memory was last looked at, and what came of it.
-    memory: Mutex<Option<(Mono, Result<(), StoreError>)>>,
+    pub(super) memory: Mutex<Option<(Mono, Result<(), StoreError>)>>,
     /// When the role of the server was last looked at.
     role: Mutex<Mono>,
 }
@@ -213,14 +213,7 @@ impl Link {
     }
 
     /// Whether there is room for more jobs.
-    pub(super) async fn room(&self) -> Result<(), StoreError> {
-        let mut memory = self.memory.lock().await;
-        let now = Mono::now();
-        if let Some((at, verdict)) = memory.as_ref()
-            && now.since(*at) < MEMORY_AGE
-        {
-            return verdict.clone();
-        }
+    pub(super) async fn judge_memory(&self) -> Result<Result<(), StoreError>, StoreError> {
         let open = self.line.get().await.map_err(|error| failed(&error))?;
         let info: redis::InfoDict = self.command(redis::cmd("INFO").arg("memory").arg("replication")).await?;
         if is_replica(&info) {
@@ -243,8 +236,7 @@ impl Link {
         } else {
             Ok(())
         };
-        *memory = Some((now, verdict.clone()));
-        verdict
+        Ok(verdict)
     }
 
     pub(super) async fn durability(&self) -> Result<Durability, StoreError> {

@@ -1,12 +1,16 @@
 //! What people do to jobs and queues.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use redis::Cmd;
 
 use super::RedisStore;
 use super::deliver::{Kept, millis};
 use super::enqueue::due_args;
+use super::link::MEMORY_AGE;
+use crate::clock::Mono;
 use crate::job::progress::Progress;
 use crate::job::view::{Found, Place};
 use crate::job::{Due, FinalState, Policy, State};
@@ -15,6 +19,13 @@ use crate::store::{Cancelled, Changed, Durability, HostBeat, StoreError};
 
 /// How often a change is tried again when the job moved between being looked at and being changed.
 const TRIES: usize = 16;
+
+/// Where memory is short, kept jobs are forgotten but for those that ended so lately: whoever waits for one must see it.
+const READABLE: Duration = Duration::from_secs(2);
+/// How long that may take, before an enqueue is answered.
+const GIVE_WAY_WITHIN: Duration = Duration::from_millis(100);
+/// Queues that are asked in one round trip to let kept jobs go.
+const GIVE_WAY_AT_ONCE: usize = 16;
 
 fn busy() -> StoreError {
     StoreError::Unavailable("the job keeps changing; try again".to_owned())
@@ -141,19 +152,12 @@ impl RedisStore {
         }
     }
 
-    async fn announce(&self, queue: &QueueName) -> Result<(), StoreError> {
-        self.link
-            .query::<i64>(redis::cmd("PUBLISH").arg(self.keys.of(queue, "hints")).arg("changed"))
-            .await?;
-        Ok(())
-    }
-
     /// See [`crate::store::Store::pause`].
     pub async fn pause(&self, queue: &QueueName, paused: bool) -> Result<(), StoreError> {
         self.enter(queue).await?;
-        let meta = self.keys.of(queue, "meta");
-        self.link.query::<i64>(redis::cmd("HSET").arg(meta).arg("paused").arg(u8::from(paused))).await?;
-        self.announce(queue).await
+        let mut call = self.link.scripts.adjust.call(&self.keys.base(queue));
+        call.arg("paused").arg(u8::from(paused));
+        self.link.run_one(call).await.map(|_| ())
     }
 
     /// See [`crate::store::Store::live`].
@@ -169,14 +173,9 @@ impl RedisStore {
         value: Option<&str>,
     ) -> Result<(), StoreError> {
         self.enter(queue).await?;
-        let live = self.keys.of(queue, "live");
-        match value {
-            Some(value) => self.link.query::<i64>(redis::cmd("HSET").arg(live).arg(key).arg(value)).await?,
-            None => self.link.query::<i64>(redis::cmd("HDEL").arg(live).arg(key)).await?,
-        };
-        let meta = self.keys.of(queue, "meta");
-        self.link.query::<i64>(redis::cmd("HINCRBY").arg(meta).arg("live").arg(1)).await?;
-        self.announce(queue).await
+        let mut call = self.link.scripts.adjust.call(&self.keys.base(queue));
+        call.arg("live").arg(key).arg(value);
+        self.link.run_one(call).await.map(|_| ())
     }
 
     /// See [`crate::store::Store::beat`].
@@ -211,7 +210,50 @@ impl RedisStore {
 
     /// See [`crate::store::Store::room`].
     pub async fn room(&self) -> Result<(), StoreError> {
-        self.link.room().await
+        let mut memory = self.link.memory.lock().await;
+        let now = Mono::now();
+        if let Some((at, verdict)) = memory.as_ref()
+            && now.since(*at) < MEMORY_AGE
+        {
+            return verdict.clone();
+        }
+        let mut verdict = self.link.judge_memory().await?;
+        while matches!(verdict, Err(StoreError::NearLimit(_)))
+            && Mono::now().since(now) < GIVE_WAY_WITHIN
+            && self.give_way().await?
+        {
+            verdict = self.link.judge_memory().await?;
+        }
+        *memory = Some((now, verdict.clone()));
+        verdict
+    }
+
+    /// Forgets some of what is kept only to be read. Answers whether there was any.
+    async fn give_way(&self) -> Result<bool, StoreError> {
+        let began = Mono::now();
+        let mut queues = self.queues().await?;
+        if !queues.is_empty() {
+            let first = self.gave_way.fetch_add(GIVE_WAY_AT_ONCE, Ordering::Relaxed) % queues.len();
+            queues.rotate_left(first);
+        }
+        for queues in queues.chunks(GIVE_WAY_AT_ONCE) {
+            let calls: Vec<_> = queues
+                .iter()
+                .map(|queue| {
+                    let mut call = self.link.scripts.give_way.call(&self.keys.base(queue));
+                    call.arg(millis(READABLE));
+                    call
+                })
+                .collect();
+            let gone = self.link.run(&calls).await?;
+            if gone.iter().any(|gone| *gone != redis::Value::Int(0)) {
+                return Ok(true);
+            }
+            if Mono::now().since(began) > GIVE_WAY_WITHIN {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     /// See [`crate::store::Store::durability`].

@@ -55,6 +55,9 @@ pub(super) struct Scripts {
     pub(super) bury: Script,
     pub(super) steer: Script,
     pub(super) beat: Script,
+    pub(super) enter: Script,
+    pub(super) adjust: Script,
+    pub(super) give_way: Script,
     pub(super) bare_enqueue: Script,
     pub(super) bare_drain: Script,
 }
@@ -76,12 +79,15 @@ impl Scripts {
             bury: script!("bury", " flags=allow-oom"),
             steer: script!("steer", " flags=allow-oom"),
             beat: script!("beat", " flags=allow-oom"),
+            enter: script!("enter", " flags=allow-oom"),
+            adjust: script!("adjust", " flags=allow-oom"),
+            give_way: script!("give_way", " flags=allow-oom"),
             bare_enqueue: script!("bare_enqueue", ""),
             bare_drain: script!("bare_drain", ""),
         }
     }
 
-    fn all(&self) -> [&Script; 16] {
+    fn all(&self) -> [&Script; 19] {
         [
             &self.enqueue,
             &self.exchange,
@@ -97,6 +103,9 @@ impl Scripts {
             &self.bury,
             &self.steer,
             &self.beat,
+            &self.enter,
+            &self.adjust,
+            &self.give_way,
             &self.bare_enqueue,
             &self.bare_drain,
         ]
