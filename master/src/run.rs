@@ -33,7 +33,7 @@ use crate::machine::Machine;
 use crate::orphans;
 use crate::parent::Parent;
 use crate::plan::Plan;
-use crate::registry::{self, HostRecord, MasterRecord, PidRecord, Schedule};
+use crate::registry::{HostRecord, MasterRecord, PidRecord, Schedule};
 use crate::release::{Ending, Release};
 use crate::slot;
 use crate::spawn::Spawner;
@@ -86,6 +86,7 @@ pub(crate) async fn serve(
         events.clone(),
     );
     let now = Mono::now();
+    let registry = Schedule::new(plan.store.lease);
     let master = Master {
         fleet: Fleet::new(start.host.clone(), &plan, around.clone(), now),
         start,
@@ -99,7 +100,7 @@ pub(crate) async fn serve(
         releasing: BTreeSet::new(),
         upkeep: Upkeep::default(),
         live: BTreeMap::new(),
-        registry: Schedule::default(),
+        registry,
         adopted: false,
         machine: Machine::here(),
         since: Wall::now(),
@@ -495,7 +496,7 @@ impl Master {
             pools: fleet.records(),
         };
         let Some(record) = self.registry.due(now, record) else { return };
-        let beat = HostBeat { host: self.start.host.clone(), record, lease: registry::LEASE };
+        let beat = HostBeat { host: self.start.host.clone(), record, lease: self.registry.lease };
         let events = self.around.events.clone();
         tokio::spawn(async move {
             if let Err(error) = store.beat(&beat).await {
