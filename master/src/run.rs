@@ -288,12 +288,18 @@ impl Master {
             }
             ToChild::Reload => self.reload(now),
             ToChild::Ping => self.beat(),
+            ToChild::Dump => self.fleet.dump(now),
+            ToChild::Resize { by } if self.stopping.is_none() => {
+                self.fleet.resize(by, now);
+                self.rescale(now);
+            }
             message @ (ToChild::Pause | ToChild::Resume) => {
                 self.fleet.paused = matches!(message, ToChild::Pause);
                 self.fleet.tell_all(&message);
             }
             ToChild::Welcome { .. }
             | ToChild::Policies { .. }
+            | ToChild::Resize { .. }
             | ToChild::Wake { .. }
             | ToChild::Look { .. }
             | ToChild::Cancel { .. } => {}

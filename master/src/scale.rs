@@ -61,6 +61,20 @@ pub struct Decision {
     pub saturated: bool,
 }
 
+impl Decision {
+    /// So many workers more or fewer, as somebody asked for by hand.
+    pub fn shift(&mut self, offset: i32, max: u32) {
+        if offset == 0 {
+            return;
+        }
+        let target = i64::from(self.target) + i64::from(offset);
+        self.target = u32::try_from(target.clamp(0, i64::from(max))).unwrap_or(max);
+        let (count, way, signal) =
+            if offset > 0 { (offset, "more", "SIGTTIN") } else { (-offset, "fewer", "SIGTTOU") };
+        self.why = format!("{}; {count} {way} than that by {signal}", self.why);
+    }
+}
+
 /// What is remembered from one decision to the next.
 #[derive(Debug, Clone)]
 pub struct Law {

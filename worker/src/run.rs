@@ -402,7 +402,9 @@ impl Loop {
                 self.beat(now);
                 None
             }
-            Incoming::Message(ToChild::Welcome { .. } | ToChild::Reload) => None,
+            Incoming::Message(
+                ToChild::Welcome { .. } | ToChild::Reload | ToChild::Resize { .. } | ToChild::Dump,
+            ) => None,
             Incoming::Malformed(why) => {
                 self.link.send(FromChild::Warn { code: "malformed".to_owned(), message: why });
                 None
