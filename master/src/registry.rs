@@ -29,6 +29,9 @@ pub(crate) struct HostRecord {
     /// It was told to let nobody take jobs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quiet: bool,
+    /// The store's file was replaced by another while it ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub store_replaced: bool,
     pub pools: Vec<PoolRecord>,
 }
 
@@ -87,22 +90,22 @@ pub(crate) struct JobRecord {
 /// When to write.
 #[derive(Debug)]
 pub(crate) struct Schedule {
+    /// How long an entry counts.
+    pub(crate) lease: Duration,
     written: Option<(Mono, String)>,
     looked: Option<Mono>,
     going: bool,
-    /// How long an entry counts.
-    pub(crate) lease: Duration,
 }
 
 impl Schedule {
-    /// What is to be written now, if anything.
-    pub(crate) fn due(&mut self, now: Mono, record: impl FnOnce() -> HostRecord) -> Option<String> {
-        if self.going {
     /// With the store's `lease`.
     pub(crate) fn new(lease: Duration) -> Self {
         Self { lease: lease.min(LEASE), written: None, looked: None, going: false }
     }
 
+    /// What is to be written now, if anything.
+    pub(crate) fn due(&mut self, now: Mono, record: impl FnOnce() -> HostRecord) -> Option<String> {
+        if self.going {
             return None;
         }
         if self.looked.is_some_and(|at| now.since(at) < NEWS) {
@@ -171,6 +174,7 @@ mod tests {
             supervisor: PidRecord { pid: 7 },
             master: MasterRecord { pid: 8, since: 1 },
             quiet: false,
+            store_replaced: false,
             pools: vec![PoolRecord {
                 pool: "mail".into(),
                 desired: 1,
@@ -195,10 +199,6 @@ mod tests {
         schedule.done();
         assert!(schedule.due(at(3000), || record("busy", 2)).is_none(), "memory is no news");
         assert!(schedule.due(at(6202), || record("busy", 2)).is_some());
-    }
-
-    #[test]
-    fn the_shape_is_the_one_of_status() {
 
         let mut schedule = Schedule::new(Duration::from_secs(3));
         assert_eq!(schedule.lease, Duration::from_secs(3));
@@ -206,6 +206,10 @@ mod tests {
         schedule.done();
         assert!(schedule.due(at(1000), || record("idle", 1)).is_none());
         assert!(schedule.due(at(1201), || record("idle", 1)).is_some(), "in time for a short lease");
+    }
+
+    #[test]
+    fn the_shape_is_the_one_of_status() {
         let json = serde_json::to_value(record("idle", 4096)).unwrap();
         assert_eq!(json["pools"][0]["workers"][0]["rss"], 4096);
         assert_eq!(json["pools"][0].get("quarantined"), None);

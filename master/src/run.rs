@@ -499,6 +499,7 @@ impl Master {
             supervisor: PidRecord { pid: start.supervisor_pid },
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
             quiet: fleet.paused,
+            store_replaced: store.is_replaced(),
             pools: fleet.records(),
         };
         let Some(record) = self.registry.due(now, record) else { return };

@@ -224,6 +224,14 @@ async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Re
         0 => {}
         hosts => findings.ok("fleet", format!("{} heard", many(hosts, "host"))),
     }
+    for host in fleet.hosts.iter().filter(|host| host.store_replaced) {
+        findings.error(
+            "store",
+            format!("the file was deleted or replaced while the fleet on {} ran: this is another one", host.host),
+            "jobs that were only in the old file are not known any more: stop the fleet and put a copy back, or \
+             restart the fleet if they are not missed",
+        );
+    }
     for host in fleet.hosts.iter().filter(|host| host.quiet) {
         findings.warning(
             "fleet",

@@ -93,6 +93,16 @@ impl Store {
         }
     }
 
+    /// Whether the store is another one than was opened, with other jobs: a file can be deleted or replaced under a
+    /// running fleet, which goes on with the new one.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        match self {
+            Self::Redis(_) => false,
+            Self::Sqlite(store) => store.is_replaced(),
+        }
+    }
+
     /// Acknowledges.
     ///
     /// # Errors

@@ -40,6 +40,7 @@ mod testing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -112,8 +113,13 @@ impl SqliteStore {
         let (opened, opening) = oneshot::channel();
         spawn("sqlite-write", move || {
             let writer = open::prepare(&path).and_then(|file| {
-                let place =
-                    Place { file, namespace, clocks: guard::Clocks::new(), generation: Arc::default() };
+                let place = Place {
+                    file,
+                    namespace,
+                    clocks: guard::Clocks::new(),
+                    generation: Arc::default(),
+                    replaced: Arc::default(),
+                };
                 Ok((Writer::open(place.clone())?, place))
             });
             match writer {
@@ -131,6 +137,12 @@ impl SqliteStore {
         spawn("sqlite-read", move || reader.run(looking))?;
         let (closed, _) = watch::channel(());
         Ok(Self { inner: Arc::new(Inner { writes, looks, place, closed }) })
+    }
+
+    /// Whether another file was found in the place of the one that was opened, and is used instead since.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        self.inner.place.replaced.load(Ordering::Relaxed)
     }
 
     fn file(&self) -> &Path {

@@ -54,12 +54,17 @@ const FUSE: u32 = 0x6573_5546;
 /// descriptor drops them all. So the file is made under this lock, and otherwise only looked at by its path.
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// Which file it is, to notice when another one takes its place.
+/// Which file it is, to notice when another one takes its place: a number alone is soon used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity(u64, u64);
+pub(super) struct Identity {
+    device: u64,
+    number: u64,
+    born: Option<std::time::SystemTime>,
+}
 
 pub(super) fn identity(file: &Path) -> Option<Identity> {
-    fs::metadata(file).ok().map(|found| Identity(found.dev(), found.ino()))
+    let found = fs::metadata(file).ok()?;
+    Some(Identity { device: found.dev(), number: found.ino(), born: found.created().ok() })
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {
