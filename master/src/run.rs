@@ -265,7 +265,7 @@ impl Master {
                 self.live.insert(queue.clone(), live);
                 self.apply_live(Some(&queue));
             }
-            Event::Kept { queue, work } => self.upkeep.done(&queue, work),
+            Event::Kept { queue, work } => self.upkeep.done(now, &queue, work),
             Event::Registered => self.registry.done(),
             Event::Adopted => self.adopted = true,
             Event::OrphanGone { worker, queues } => {

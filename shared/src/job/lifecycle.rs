@@ -125,6 +125,8 @@ pub enum Event {
     Lapse,
     /// Somebody cancels it.
     Cancel,
+    /// Its expiry has passed while it waits.
+    Expire,
     /// Somebody moves its due time into the future.
     Postpone,
     /// Somebody moves its due time to now.
@@ -134,7 +136,7 @@ pub enum Event {
 }
 
 impl Event {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::FallDue,
         Self::Deliver,
         Self::AckDone,
@@ -149,6 +151,7 @@ impl Event {
         Self::CrashDead,
         Self::Lapse,
         Self::Cancel,
+        Self::Expire,
         Self::Postpone,
         Self::Hasten,
         Self::Retry,
@@ -171,6 +174,7 @@ impl Event {
             Self::CrashDead => "crash dead",
             Self::Lapse => "lapse",
             Self::Cancel => "cancel",
+            Self::Expire => "expire",
             Self::Postpone => "postpone",
             Self::Hasten => "hasten",
             Self::Retry => "retry",
@@ -182,11 +186,13 @@ impl Event {
 pub const TRANSITIONS: &[(State, Event, State)] = &[
     (State::Scheduled, Event::FallDue, State::Ready),
     (State::Scheduled, Event::Cancel, State::Cancelled),
+    (State::Scheduled, Event::Expire, State::Expired),
     (State::Scheduled, Event::Postpone, State::Scheduled),
     (State::Scheduled, Event::Hasten, State::Ready),
     (State::Scheduled, Event::Retry, State::Ready),
     (State::Ready, Event::Deliver, State::Running),
     (State::Ready, Event::Cancel, State::Cancelled),
+    (State::Ready, Event::Expire, State::Expired),
     (State::Ready, Event::Postpone, State::Scheduled),
     (State::Ready, Event::Hasten, State::Ready),
     (State::Running, Event::AckDone, State::Done),

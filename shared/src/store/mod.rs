@@ -157,6 +157,10 @@ verbs! {
     /// Cancels a job, or tells the worker that runs it.
     cancel(queue: &QueueName, id: &JobId) -> Cancelled;
 
+    /// Ends those of these jobs that wait though their expiry has passed; answers how many. At most [`MAX_BATCH`] a call.
+    /// Whoever pulls an expired job ends it too, so this is for queues from which nobody pulls.
+    expire(queue: &QueueName, ids: &[JobId]) -> u64;
+
     /// Moves a waiting job's due time.
     reschedule(queue: &QueueName, id: &JobId, due: Due) -> Changed;
 

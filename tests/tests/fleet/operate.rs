@@ -185,7 +185,22 @@ fn the_state_is_written_down_on_quit(store: Store) {
     assert_eq!(text.matches("state of worker default/").count(), 2, "{}", log(&up));
 }
 
+/// Nobody pulls from a paused queue, and what has expired there makes room all the same.
+fn jobs_of_a_paused_queue_expire(store: Store) {
+    let rig = Rig::new(store, "[queues.default]\nmax_waiting = 2\n");
+    let up = rig.up(0);
+    rig.ok(&["queue", "pause", "default"]);
+    rig.ok(&["enqueue", "default", "--id", "short", "--expires-in", "500ms"]);
+    rig.ok(&["enqueue", "default", "--id", "long", "--expires-in", "1h"]);
+    assert_eq!(rig.run(&["enqueue", "default", "--id", "next"]).code, Some(75));
+    let job = rig.wait_state(&up, "short", "expired");
+    assert_eq!((&job["attempts"], &job["error"]), (&json!([]), &json!(null)), "{job}");
+    rig.ok(&["enqueue", "default", "--id", "next"]);
+    assert_eq!(rig.job("long")["state"], "ready");
+}
+
 on_both!(
+    jobs_of_a_paused_queue_expire,
     workers_are_added_and_taken_by_signals,
     the_state_is_written_down_on_quit,
     a_running_job_is_cancelled_within_a_second,

@@ -10,7 +10,7 @@ use super::RedisStore;
 use super::deliver::{Kept, millis};
 use super::enqueue::due_args;
 use super::link::MEMORY_AGE;
-use crate::clock::Mono;
+use crate::clock::{Mono, StoreTime};
 use crate::job::progress::Progress;
 use crate::job::view::{Found, Place};
 use crate::job::{Due, FinalState, Policy, State};
@@ -61,16 +61,7 @@ impl RedisStore {
                     }
                 }
                 Place::Waiting { due } => {
-                    let mut progress = seen.found.progress.clone();
-                    progress.state = Some(FinalState::Cancelled);
-                    // No error ended it; what went wrong before stands with the attempts.
-                    progress.error = None;
-                    progress.due = progress.due.or(Some(due.as_millis()));
-                    progress.ended = Some(seen.found.now.as_millis());
-                    let record = &seen.found.record;
-                    let digest = if record.chosen() { record.digest() } else { String::new() };
-                    let mut call = self.revise_call(queue, id, &seen, "finish");
-                    call.arg(progress.encode(0)).arg(digest).arg(Policy::default().keep_done_max);
+                    let call = self.finish_call(queue, &seen, *due, FinalState::Cancelled);
                     if self.done(call).await? {
                         return Ok(Cancelled::Now);
                     }
@@ -78,6 +69,40 @@ impl RedisStore {
             }
         }
         Err(busy())
+    }
+
+    /// Ends a job that waits, as cancelled or expired.
+    fn finish_call(&self, queue: &QueueName, seen: &Seen, due: StoreTime, state: FinalState) -> Cmd {
+        let found = &seen.found;
+        let progress = Progress {
+            state: Some(state),
+            // No error ended it; what went wrong before stands with the attempts.
+            error: None,
+            due: found.progress.due.or(Some(due.as_millis())),
+            ended: Some(found.now.as_millis()),
+            ..found.progress.clone()
+        };
+        let digest = if found.record.chosen() { found.record.digest() } else { String::new() };
+        let mut call = self.revise_call(queue, &found.id, seen, "finish");
+        call.arg(progress.encode(0)).arg(digest).arg(Policy::default().keep_done_max).arg(state.as_str());
+        call
+    }
+
+    /// See [`crate::store::Store::expire`].
+    pub async fn expire(&self, queue: &QueueName, ids: &[JobId]) -> Result<u64, StoreError> {
+        let seen = self.look_raw(queue, ids).await?;
+        let mut calls = Vec::new();
+        for seen in seen.iter().flatten().filter(|seen| seen.found.is_over()) {
+            if let Place::Waiting { due } = seen.found.place {
+                calls.push(self.finish_call(queue, seen, due, FinalState::Expired));
+            }
+        }
+        if calls.is_empty() {
+            return Ok(0);
+        }
+        // One that was pulled or changed meanwhile is left alone.
+        let answers = self.link.run(&calls).await?;
+        Ok(answers.iter().filter(|answer| **answer == redis::Value::Int(1)).count() as u64)
     }
 
     /// See [`crate::store::Store::reschedule`].

@@ -266,6 +266,11 @@ impl SqliteStore {
         self.write(true, move |tx| operate::cancel(tx, &queue, &id)).await
     }
 
+    pub async fn expire(&self, queue: &QueueName, ids: &[JobId]) -> Result<u64, StoreError> {
+        let (queue, ids) = (queue.clone(), ids.to_vec());
+        self.write(false, move |tx| operate::expire(tx, &queue, &ids)).await
+    }
+
     pub async fn reschedule(&self, queue: &QueueName, id: &JobId, due: Due) -> Result<Changed, StoreError> {
         let (queue, id) = (queue.clone(), id.clone());
         self.write(true, move |tx| operate::reschedule(tx, &queue, &id, due)).await
