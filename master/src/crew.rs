@@ -7,7 +7,7 @@ use roundsman_shared::clock::Mono;
 use roundsman_shared::figures::{Figures, Metric, Said};
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::outlook::Outlook;
-use roundsman_shared::protocol::{RunningJob, ToChild};
+use roundsman_shared::protocol::{Beat, RunningJob, ToChild};
 
 use crate::child::Child;
 use crate::event::Key;
@@ -32,7 +32,12 @@ pub(crate) struct Crew {
     pub(crate) plan: PoolPlan,
     pub(crate) pool: Pool,
     pub(crate) law: Law,
+    /// With what was asked for by hand.
     pub(crate) decision: Decision,
+    /// Workers that were asked for by hand beyond (or below) what the law finds.
+    offset: i32,
+    /// What the law found.
+    lawful: u32,
     pub(crate) hands: BTreeMap<u32, Hand>,
     /// Jobs finished and milliseconds run by workers that are gone.
     pub(crate) past: (u64, u64),
@@ -91,10 +96,12 @@ impl Crew {
         };
         let pool = Pool::new(plan.shape());
         Self {
+            lawful: plan.min,
             plan,
             pool,
             law: Law::default(),
             decision,
+            offset: 0,
             hands: BTreeMap::new(),
             past: (0, 0),
             leaving: false,
@@ -141,6 +148,8 @@ impl Crew {
         let PoolPlan { min, max, slots, target_wait, .. } = self.plan;
         let before = self.decision.target;
         self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
+        self.lawful = self.decision.target;
+        self.decision.shift(self.offset, max);
         if self.decision.target != before {
             let direction = if self.decision.target > before { "up" } else { "down" };
             let labels = [name, direction, self.decision.reason.as_str()];
@@ -151,6 +160,51 @@ impl Crew {
                 "another number of workers"
             );
         }
+    }
+
+    /// So many workers more or fewer than the law finds; within what the pool may have. Answers whether that changes
+    /// anything: what cannot be had now is not remembered.
+    pub(crate) fn resize(&mut self, by: i32) -> bool {
+        let target = i64::from(self.lawful) + i64::from(self.offset) + i64::from(by);
+        let possible = (0..=i64::from(self.plan.max)).contains(&target);
+        if possible {
+            self.offset += by;
+        }
+        possible
+    }
+
+    /// The pool in one line.
+    pub(crate) fn describe(&self, name: &str) -> String {
+        let Decision { target, why, .. } = &self.decision;
+        let (max, alive) = (self.plan.max, self.pool.alive());
+        let queues: Vec<&str> = self.pool.shape.queues.iter().map(QueueName::as_str).collect();
+        let quarantine = self.pool.quarantine.as_ref();
+        let quarantine = quarantine.map(|it| format!("; quarantined: {}", it.why)).unwrap_or_default();
+        format!(
+            "pool {name}: {alive} workers, {target} wanted of at most {max} ({why}); queues {}{quarantine}",
+            queues.join(", ")
+        )
+    }
+
+    /// Each of its workers in one line.
+    pub(crate) fn describe_workers(&self, now: Mono) -> impl Iterator<Item = String> {
+        self.hands.iter().filter_map(move |(number, hand)| {
+            let life = self.pool.slots.get(number)?.life()?;
+            let Beat { running, done, failed, rss_kb, jobs, .. } = &life.beat;
+            let named: Vec<String> = jobs
+                .iter()
+                .map(|job| format!("{}/{} (attempt {}, {} ms)", job.queue, job.id, job.attempt, job.ran))
+                .collect();
+            let runs = if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) };
+            Some(format!(
+                "worker {}: pid {}, {}, runs {running}{runs}; {done} done, {failed} failed, {} MiB, last heard {} ms ago",
+                hand.key.label(),
+                hand.pid,
+                life.state(),
+                rss_kb / 1024,
+                now.since(life.heard).as_millis()
+            ))
+        })
     }
 
     pub(crate) fn record(&self, name: &str) -> PoolRecord {

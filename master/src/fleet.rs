@@ -24,6 +24,9 @@ use crate::release::{Ending, Release};
 use crate::slot::{self, Action, Exit, Life, Slot};
 use crate::spawn::{Launch, Started};
 
+/// Workers whose state is written down at most.
+const DUMPED: usize = 256;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -151,6 +154,42 @@ impl Fleet {
             let mut actions = Vec::new();
             crew.pool.adjust(now, crew.decision.target, &mut self.budget, &mut unready, &mut actions);
             self.carry_out(&name, actions, now);
+        }
+    }
+
+    /// So many workers more or fewer in every pool than are found to be needed, until this process ends.
+    pub(crate) fn resize(&mut self, by: i32, now: Mono) {
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name) else { continue };
+            if crew.plan.is_part() || crew.leaving {
+                continue;
+            }
+            let changed = crew.resize(by);
+            crew.decide(&name, now, &self.demand, self.blind, &mut self.figures);
+            let (pool, wanted, why) = (&*name, crew.decision.target, &crew.decision.why);
+            tracing::info!(pool, by, changed, wanted, why, "told to have more or fewer workers");
+            let mut actions = Vec::new();
+            if by < 0 && changed {
+                crew.pool.shed(now, crew.decision.target, by.unsigned_abs(), &mut actions);
+            }
+            self.carry_out(&name, actions, now);
+        }
+    }
+
+    /// Writes down how things stand: a line a pool and a worker, at most [`DUMPED`] of these.
+    pub(crate) fn dump(&self, now: Mono) {
+        let mut left = DUMPED;
+        for (name, crew) in &self.crews {
+            tracing::info!("state of {}", crew.describe(name));
+            for line in crew.describe_workers(now).take(left) {
+                left -= 1;
+                tracing::info!("state of {line}");
+            }
+        }
+        let all: usize = self.crews.values().map(|crew| crew.hands.len()).sum();
+        if all > DUMPED {
+            tracing::info!("state of {} more workers is left out", all - DUMPED);
         }
     }
 

@@ -312,22 +312,35 @@ impl Pool {
         for number in self.long_idle(now).into_iter().take(surplus) {
             self.let_go(now, number, None, "fewer workers are needed", out);
         }
-        // More than there may be: also of those that are busy, each after its jobs, the least busy first.
         let surplus = self.filled().saturating_sub(most);
-        if surplus > 0 {
-            let mut able: Vec<(u32, u32)> = self
-                .slots
-                .iter()
-                .filter_map(|(number, slot)| {
-                    Some((slot.life().filter(|life| life.stays())?.beat.running, *number))
-                })
-                .collect();
-            able.sort_unstable_by_key(|(running, number)| (*running, std::cmp::Reverse(*number)));
-            for (_, number) in able.into_iter().take(surplus) {
-                self.let_go(now, number, None, "max_workers is lower", out);
-            }
-        }
+        self.dismiss(now, surplus, "max_workers is lower", out);
         self.replace_some(now, out);
+    }
+
+    /// Lets go up to `count` workers that are more than `desired`, though they may not have been idle for long.
+    pub fn shed(&mut self, now: Mono, desired: u32, count: u32, out: &mut Actions) {
+        let desired = usize::try_from(desired).unwrap_or(usize::MAX);
+        let surplus = self.filled().saturating_sub(desired);
+        let count = surplus.min(usize::try_from(count).unwrap_or(usize::MAX));
+        self.dismiss(now, count, "fewer workers are wanted (SIGTTOU)", out);
+    }
+
+    /// Lets workers go, also busy ones, each after its jobs: the least busy first.
+    fn dismiss(&mut self, now: Mono, count: usize, why: &str, out: &mut Actions) {
+        if count == 0 {
+            return;
+        }
+        let mut able: Vec<(u32, u32)> = self
+            .slots
+            .iter()
+            .filter_map(|(number, slot)| {
+                Some((slot.life().filter(|life| life.stays())?.beat.running, *number))
+            })
+            .collect();
+        able.sort_unstable_by_key(|(running, number)| (*running, std::cmp::Reverse(*number)));
+        for (_, number) in able.into_iter().take(count) {
+            self.let_go(now, number, None, why, out);
+        }
     }
 
     /// The lowest number without a worker.

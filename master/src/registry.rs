@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 
-/// Written so often even without news.
+/// Written at least so often, and so many times a lease, even without news.
 const RENEW: Duration = Duration::from_secs(6);
+const RENEWS: f64 = 2.5;
 /// Written at most so often with news.
 const NEWS: Duration = Duration::from_millis(200);
-/// The entry is forgotten when it is not renewed for so long.
+/// The entry is forgotten when it is not renewed for the store's `lease`, and for so long at the latest: a host may be
+/// forgiven a longer silence before its jobs are taken from it, and is not heard all the same.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub(crate) struct HostRecord {
     /// It was told to let nobody take jobs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quiet: bool,
+    /// The store's file was replaced by another while it ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub store_replaced: bool,
     pub pools: Vec<PoolRecord>,
 }
 
@@ -83,14 +88,21 @@ pub(crate) struct JobRecord {
 }
 
 /// When to write.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Schedule {
+    /// How long an entry counts.
+    pub(crate) lease: Duration,
     written: Option<(Mono, String)>,
     looked: Option<Mono>,
     going: bool,
 }
 
 impl Schedule {
+    /// With the store's `lease`.
+    pub(crate) fn new(lease: Duration) -> Self {
+        Self { lease: lease.min(LEASE), written: None, looked: None, going: false }
+    }
+
     /// What is to be written now, if anything.
     pub(crate) fn due(&mut self, now: Mono, record: impl FnOnce() -> HostRecord) -> Option<String> {
         if self.going {
@@ -103,7 +115,7 @@ impl Schedule {
         let age = self.written.as_ref().map(|(at, _)| now.since(*at));
         let text = serde_json::to_string(&record()).ok()?;
         let news = self.written.as_ref().is_none_or(|(_, last)| without_rss(last) != without_rss(&text));
-        if !news && age.is_some_and(|age| age < RENEW) {
+        if !news && age.is_some_and(|age| age < RENEW.min(self.lease.div_f64(RENEWS))) {
             return None;
         }
         self.going = true;
@@ -162,6 +174,7 @@ mod tests {
             supervisor: PidRecord { pid: 7 },
             master: MasterRecord { pid: 8, since: 1 },
             quiet: false,
+            store_replaced: false,
             pools: vec![PoolRecord {
                 pool: "mail".into(),
                 desired: 1,
@@ -176,7 +189,8 @@ mod tests {
 
     #[test]
     fn it_is_written_on_news_and_now_and_then() {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(Duration::from_secs(600));
+        assert_eq!(schedule.lease, LEASE);
         assert!(schedule.due(at(0), || record("idle", 1)).is_some());
         assert!(schedule.due(at(300), || record("busy", 1)).is_none(), "one write at a time");
         schedule.done();
@@ -185,6 +199,13 @@ mod tests {
         schedule.done();
         assert!(schedule.due(at(3000), || record("busy", 2)).is_none(), "memory is no news");
         assert!(schedule.due(at(6202), || record("busy", 2)).is_some());
+
+        let mut schedule = Schedule::new(Duration::from_secs(3));
+        assert_eq!(schedule.lease, Duration::from_secs(3));
+        assert!(schedule.due(at(0), || record("idle", 1)).is_some());
+        schedule.done();
+        assert!(schedule.due(at(1000), || record("idle", 1)).is_none());
+        assert!(schedule.due(at(1201), || record("idle", 1)).is_some(), "in time for a short lease");
     }
 
     #[test]

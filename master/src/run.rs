@@ -35,7 +35,7 @@ use crate::machine::Machine;
 use crate::orphans;
 use crate::parent::Parent;
 use crate::plan::Plan;
-use crate::registry::{self, HostRecord, MasterRecord, PidRecord, Schedule};
+use crate::registry::{HostRecord, MasterRecord, PidRecord, Schedule};
 use crate::release::{Ending, Release};
 use crate::slot;
 use crate::spawn::Spawner;
@@ -88,6 +88,7 @@ pub(crate) async fn serve(
         events.clone(),
     );
     let now = Mono::now();
+    let registry = Schedule::new(plan.store.lease);
     let master = Master {
         fleet: Fleet::new(start.host.clone(), &plan, around.clone(), now),
         start,
@@ -101,7 +102,7 @@ pub(crate) async fn serve(
         releasing: BTreeSet::new(),
         upkeep: Upkeep::default(),
         live: BTreeMap::new(),
-        registry: Schedule::default(),
+        registry,
         adopted: false,
         machine: Machine::here(),
         since: Wall::now(),
@@ -273,7 +274,7 @@ impl Master {
                 self.live.insert(queue.clone(), live);
                 self.apply_live(Some(&queue));
             }
-            Event::Kept { queue, work } => self.upkeep.done(&queue, work),
+            Event::Kept { queue, work } => self.upkeep.done(now, &queue, work),
             Event::Registered => self.registry.done(),
             Event::Adopted => self.adopted = true,
             Event::OrphanGone { worker, queues } => {
@@ -296,12 +297,18 @@ impl Master {
             }
             ToChild::Reload => self.reload(now),
             ToChild::Ping => self.beat(),
+            ToChild::Dump => self.fleet.dump(now),
+            ToChild::Resize { by } if self.stopping.is_none() => {
+                self.fleet.resize(by, now);
+                self.rescale(now);
+            }
             message @ (ToChild::Pause | ToChild::Resume) => {
                 self.fleet.paused = matches!(message, ToChild::Pause);
                 self.fleet.tell_all(&message);
             }
             ToChild::Welcome { .. }
             | ToChild::Policies { .. }
+            | ToChild::Resize { .. }
             | ToChild::Wake { .. }
             | ToChild::Look { .. }
             | ToChild::Figures { .. }
@@ -506,10 +513,11 @@ impl Master {
             supervisor: PidRecord { pid: start.supervisor_pid },
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
             quiet: fleet.paused,
+            store_replaced: store.is_replaced(),
             pools: fleet.records(),
         };
         let Some(record) = self.registry.due(now, record) else { return };
-        let beat = HostBeat { host: self.start.host.clone(), record, lease: registry::LEASE };
+        let beat = HostBeat { host: self.start.host.clone(), record, lease: self.registry.lease };
         let events = self.around.events.clone();
         tokio::spawn(async move {
             if let Err(error) = store.beat(&beat).await {

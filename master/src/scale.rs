@@ -71,6 +71,8 @@ pub enum Reason {
     Hold,
     MinWorkers,
     MaxWorkers,
+    /// Somebody asked for more or fewer.
+    ByHand,
     /// The store is not reached: as many as before.
     Blind,
 }
@@ -83,6 +85,7 @@ impl Reason {
             Self::Hold => "hold",
             Self::MinWorkers => "min_workers",
             Self::MaxWorkers => "max_workers",
+            Self::ByHand => "by_hand",
             Self::Blind => "blind",
         }
     }
@@ -97,6 +100,21 @@ impl Reason {
         } else {
             Self::Load
         }
+    }
+}
+
+impl Decision {
+    /// So many workers more or fewer, as somebody asked for by hand.
+    pub fn shift(&mut self, offset: i32, max: u32) {
+        if offset == 0 {
+            return;
+        }
+        let target = i64::from(self.target) + i64::from(offset);
+        self.target = u32::try_from(target.clamp(0, i64::from(max))).unwrap_or(max);
+        let (count, way, signal) =
+            if offset > 0 { (offset, "more", "SIGTTIN") } else { (-offset, "fewer", "SIGTTOU") };
+        self.reason = Reason::ByHand;
+        self.why = format!("{}; {count} {way} than that by {signal}", self.why);
     }
 }
 

@@ -1,11 +1,13 @@
-//! What every queue needs now and then: ended jobs trimmed, follow-ups moved to their queues, live settings read.
+//! What every queue needs now and then: ended jobs trimmed, follow-ups moved to their queues, live settings read, and
+//! expired jobs ended where the queue is paused, so that nobody pulls them.
 //! Driven by the pulses, so that a queue without news costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
-use roundsman_shared::names::QueueName;
+use roundsman_shared::job::State;
+use roundsman_shared::names::{JobId, QueueName};
 use roundsman_shared::store::{Outgoing, Pulse, Retention, Store, StoreError};
 use tokio::sync::mpsc;
 
@@ -18,9 +20,17 @@ const TRIMS: usize = 8;
 /// Batches of follow-ups that are moved before others have their turn.
 const MOVES: usize = 8;
 
+/// A paused queue is gone through for expired jobs in pages of so many, so far apart.
+const EXPIRE_PAGE: usize = 64;
+const EXPIRE_PACE: Duration = Duration::from_millis(50);
+/// It is gone through again after this, and after a multiple of the time that it took.
+const EXPIRE_AGAIN: Duration = Duration::from_secs(5);
+const EXPIRE_REST: u32 = 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Work {
     Trim,
+    Expire,
     Outbox,
     Live { version: u64 },
 }
@@ -32,6 +42,7 @@ impl Work {
             Self::Trim => 0,
             Self::Outbox => 1,
             Self::Live { .. } => 2,
+            Self::Expire => 3,
         }
     }
 }
@@ -44,6 +55,8 @@ pub(crate) struct Upkeep(BTreeMap<QueueName, Kept>);
 struct Kept {
     trimmed: Option<(Mono, u64)>,
     live: u64,
+    /// When it was last gone through for expired jobs, and when it is to be again.
+    swept: Option<(Mono, Mono)>,
     going: BTreeSet<u8>,
 }
 
@@ -63,14 +76,22 @@ impl Upkeep {
         if pulse.live_version != kept.live {
             works.push(Work::Live { version: pulse.live_version });
         }
+        let swept = kept.swept.is_some_and(|(_, again)| now < again);
+        if pulse.paused && pulse.ready > 0 && !swept && !kept.going.contains(&Work::Expire.kind()) {
+            kept.swept = Some((now, now));
+            works.push(Work::Expire);
+        }
         works.retain(|work| kept.going.insert(work.kind()));
         works
     }
 
     /// A work ended, well or not: what failed is asked for again by the next pulse.
-    pub(crate) fn done(&mut self, queue: &QueueName, work: Work) {
+    pub(crate) fn done(&mut self, now: Mono, queue: &QueueName, work: Work) {
         if let Some(kept) = self.0.get_mut(queue) {
             kept.going.remove(&work.kind());
+            if let (Work::Expire, Some((began, again))) = (work, &mut kept.swept) {
+                *again = now + EXPIRE_AGAIN.max(now.since(*began) * EXPIRE_REST);
+            }
         }
     }
 
@@ -90,6 +111,7 @@ pub(crate) async fn carry_out(
 ) {
     let done = match work {
         Work::Trim => trim(&store, &queue, &retention).await,
+        Work::Expire => expire(&store, &queue).await,
         Work::Outbox => deliver(&store, &queue).await,
         Work::Live { version } => match store.live(&queue).await {
             Ok(live) => {
@@ -110,6 +132,28 @@ async fn trim(store: &Store, queue: &QueueName, retention: &Retention) -> Result
         if !store.trim(queue, retention).await? {
             break;
         }
+    }
+    Ok(())
+}
+
+/// Ends the expired ones of the jobs that are due.
+async fn expire(store: &Store, queue: &QueueName) -> Result<(), StoreError> {
+    let (mut cursor, mut ended) = (None, 0);
+    loop {
+        let page = store.list(queue, State::Ready, cursor.as_deref(), EXPIRE_PAGE).await?;
+        let over = page.found.iter().filter(|found| found.is_over()).map(|found| found.id.clone());
+        let over: Vec<JobId> = over.collect();
+        if !over.is_empty() {
+            ended += store.expire(queue, &over).await?;
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+        tokio::time::sleep(EXPIRE_PACE).await;
+    }
+    if ended > 0 {
+        tracing::info!(%queue, ended, "jobs of a paused queue have expired");
     }
     Ok(())
 }
@@ -151,16 +195,29 @@ mod tests {
         let quiet = Pulse::default();
         assert_eq!(upkeep.look(at(1), &queue, &quiet), [Work::Trim]);
         assert_eq!(upkeep.look(at(2), &queue, &Pulse { ended: 1, ..quiet.clone() }), [], "one at a time");
-        upkeep.done(&queue, Work::Trim);
+        upkeep.done(at(5), &queue, Work::Trim);
         assert_eq!(upkeep.look(at(3), &queue, &quiet), []);
         assert_eq!(upkeep.look(at(4), &queue, &Pulse { ended: 1, ..quiet.clone() }), [Work::Trim]);
-        upkeep.done(&queue, Work::Trim);
+        upkeep.done(at(5), &queue, Work::Trim);
         let news = Pulse { outbox: 3, live_version: 2, ended: 1, ..quiet };
         assert_eq!(upkeep.look(at(5), &queue, &news), [Work::Outbox, Work::Live { version: 2 }]);
         upkeep.lives(&queue, 2);
-        upkeep.done(&queue, Work::Live { version: 2 });
-        upkeep.done(&queue, Work::Outbox);
+        upkeep.done(at(5), &queue, Work::Live { version: 2 });
+        upkeep.done(at(5), &queue, Work::Outbox);
         assert_eq!(upkeep.look(at(6), &queue, &news), [Work::Outbox]);
         assert_eq!(upkeep.look(at(304), &queue, &news), [Work::Trim]);
+    }
+
+    #[test]
+    fn a_paused_queue_is_gone_through_now_and_then() {
+        let queue = QueueName::new("q").unwrap();
+        let mut upkeep = Upkeep::default();
+        let paused = Pulse { paused: true, ready: 3, ..Pulse::default() };
+        assert_eq!(upkeep.look(at(1), &queue, &paused), [Work::Trim, Work::Expire]);
+        assert_eq!(upkeep.look(at(2), &queue, &paused), [], "one at a time");
+        upkeep.done(at(2), &queue, Work::Expire);
+        assert_eq!(upkeep.look(at(11), &queue, &paused), [], "it took a second, and rests for ten");
+        assert_eq!(upkeep.look(at(12), &queue, &Pulse { paused: false, ..paused.clone() }), []);
+        assert_eq!(upkeep.look(at(12), &queue, &paused), [Work::Expire]);
     }
 }

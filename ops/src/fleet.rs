@@ -28,6 +28,9 @@ pub struct HostRecord {
     /// It was told to take no jobs (USR1).
     #[serde(default)]
     pub quiet: bool,
+    /// The store's file was replaced by another while it ran.
+    #[serde(default)]
+    pub store_replaced: bool,
     #[serde(default)]
     pub pools: Vec<PoolRecord>,
 }

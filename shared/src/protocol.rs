@@ -178,6 +178,12 @@ pub enum ToChild {
     },
     /// Read the settings again; a wrong file is refused and the old ones stay.
     Reload,
+    /// So many workers more (or fewer) in every pool than are found to be needed, beside what was said before.
+    Resize {
+        by: i32,
+    },
+    /// Write down how things stand.
+    Dump,
     /// Beat now.
     Ping,
 }

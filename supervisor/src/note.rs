@@ -71,6 +71,7 @@ pub(crate) enum Note {
         by: Duration,
     },
     State(String),
+    NobodyToResize,
 }
 
 impl Note {
@@ -84,6 +85,7 @@ impl Note {
             | Self::Quiet
             | Self::Stopping { .. }
             | Self::Leaving { .. }
+            | Self::NobodyToResize
             | Self::State(_) => tracing::info!("{self}"),
             Self::MasterEnded { .. } | Self::Garbled { .. } | Self::Warned { .. } | Self::Late { .. } => {
                 tracing::warn!("{self}");
@@ -142,6 +144,9 @@ impl fmt::Display for Note {
                 by.as_secs_f64()
             ),
             Self::State(text) => write!(f, "state: {text}"),
+            Self::NobodyToResize => {
+                write!(f, "there is no master to have more or fewer workers; send the signal again")
+            }
         }
     }
 }

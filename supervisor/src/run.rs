@@ -222,8 +222,9 @@ impl Supervisor {
                 return vec![Event::Asked(Request::Dump), Event::Asked(Request::Stop { why: "SIGQUIT" })];
             }
             Caught::Quiet => Request::Quiet,
-            Caught::NotServed(name) => {
-                tracing::warn!("{name} is not served yet");
+            Caught::Resize(by) => Request::Resize { by },
+            Caught::NotServed(what) => {
+                tracing::warn!("{what}");
                 return Vec::new();
             }
         };

@@ -20,7 +20,9 @@ pub(crate) enum Caught {
     Hangup,
     Dump,
     Quiet,
-    /// Known by name, and without effect so far.
+    /// One worker more or fewer in every pool.
+    Resize(i32),
+    /// Known, and without effect so far.
     NotServed(&'static str),
 }
 
@@ -31,9 +33,12 @@ const CAUGHT: [(i32, Caught); 9] = [
     (signal::SIGHUP, Caught::Hangup),
     (signal::SIGQUIT, Caught::Dump),
     (signal::SIGUSR1, Caught::Quiet),
-    (signal::SIGUSR2, Caught::NotServed("SIGUSR2")),
-    (signal::SIGTTIN, Caught::NotServed("SIGTTIN")),
-    (signal::SIGTTOU, Caught::NotServed("SIGTTOU")),
+    (
+        signal::SIGUSR2,
+        Caught::NotServed("SIGUSR2: a new binary is run after a restart; rolling onto it is not served yet"),
+    ),
+    (signal::SIGTTIN, Caught::Resize(1)),
+    (signal::SIGTTOU, Caught::Resize(-1)),
 ];
 
 /// Signals since the last look. SIGPIPE is ignored already: Rust's runtime does so, and undoes it in children.

@@ -68,6 +68,8 @@ pub(crate) enum Request {
     Reload { grace: Duration },
     /// Take no new jobs.
     Quiet,
+    /// So many workers more or fewer in every pool, until the master ends.
+    Resize { by: i32 },
     /// Say how things stand.
     Dump,
 }
@@ -444,7 +446,20 @@ impl Unit {
                     actions.push(Action::Send(ToChild::Pause));
                 }
             }
-            Request::Dump => actions.push(Action::Note(Note::State(self.describe(now)))),
+            Request::Resize { by } => {
+                let message = ToChild::Resize { by };
+                actions.push(if self.is_welcome() {
+                    Action::Send(message)
+                } else {
+                    Action::Note(Note::NobodyToResize)
+                });
+            }
+            Request::Dump => {
+                actions.push(Action::Note(Note::State(self.describe(now))));
+                if self.is_welcome() {
+                    actions.push(Action::Send(ToChild::Dump));
+                }
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 //! and the words of refusals are promises to users.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
 
+#[path = "cli/access.rs"]
+mod access;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 #[path = "cli/dead.rs"]

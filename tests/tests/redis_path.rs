@@ -1,6 +1,6 @@
 //! The way to Redis: connections that go silent, and an address behind which another server is the primary now. Both
 //! leave a connection open for ever, so only what gives it up and opens another one goes on. And a server that comes
-//! back empty.
+//! back empty, or with another time.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
@@ -222,6 +222,28 @@ async fn a_demoted_server_is_left() {
 }
 
 #[tokio::test]
+async fn a_demoted_server_is_left_also_by_who_only_reads() {
+    let first = RedisServer::start(RedisOptions::default()).unwrap();
+    let second = RedisServer::start(RedisOptions::default()).unwrap();
+    let relay = Relay::to(&first).await;
+    let (writer, reader) = (relay.store().await, relay.store().await);
+    enqueue(&writer, "a").await.unwrap();
+    enter_as_replica(&second, &first).await;
+    assert_eq!(second.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    relay.lead_to(&second);
+    // A replica that hears nothing of its primary goes on answering.
+    assert_eq!(first.cli(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
+
+    assert_eq!(again("an enqueue", async || enqueue(&writer, "b").await).await, ());
+    let id = JobId::new("b").unwrap();
+    again("a look", async || match &reader.look(&queue(), std::slice::from_ref(&id)).await?[..] {
+        [Some(_)] => Ok(()),
+        other => Err(StoreError::Unavailable(format!("{other:?}"))),
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_was_emptied_lists_its_queues_again() {
     let server = RedisServer::start(RedisOptions::default()).unwrap();
     let relay = Relay::to(&server).await;
@@ -252,6 +274,30 @@ async fn a_server_that_was_emptied_lists_its_queues_again() {
     let admitted = redis(&store).inbox_admit(&queue(), "h", &[(new_job("b"), entry)], 1000).await.unwrap();
     assert!(matches!(admitted[..], [Some(Enqueued::Created { .. })]), "{admitted:?}");
     assert_eq!(listed().await, [queue()]);
+}
+
+/// A job that was enqueued while the clock stood wrong is not late by the error.
+#[tokio::test]
+async fn what_was_enqueued_during_a_jump_is_due_when_it_is_undone() {
+    let server = RedisServer::start(RedisOptions::default()).unwrap();
+    let relay = Relay::to(&server).await;
+    let store = relay.store().await;
+    enqueue(&store, "before").await.unwrap();
+    // What scripts read is the server's time and this.
+    assert_eq!(server.cli(&["HSET", "t:{q}:meta", "offset", "3600000000"]), "1");
+    for name in ["a", "b"] {
+        enqueue(&store, name).await.unwrap();
+    }
+    let planned = NewJob { due: job::Due::In(Duration::from_secs(1)), ..new_job("planned") };
+    store.enqueue(&queue(), &[planned], 1000).await.unwrap();
+    let honest = store.clock().await.unwrap().reading;
+    assert!(store.steer(&queue(), honest).await.unwrap());
+
+    let worker = WorkerId::new("h:p:1:x").unwrap();
+    let request = PullRequest { queue: queue(), worker, max: 9, lease: LEASE, latest: None };
+    let pulled = store.pull(&request).await.unwrap();
+    let ids: Vec<&str> = pulled.deliveries.iter().map(|it| it.id.as_str()).collect();
+    assert_eq!(ids, ["before", "a", "b"]);
 }
 
 async fn enter_as_replica(replica: &RedisServer, primary: &RedisServer) {

@@ -300,10 +300,12 @@ fn signals_reach_the_master_as_messages() {
     stage.up.signal(Signal::HUP).unwrap();
     stage.log("another store needs a restart");
     assert_eq!(stage.count("{\"t\":\"reload\"}"), 1);
-    for (signal, name) in [(Signal::USR2, "SIGUSR2"), (Signal::TTIN, "SIGTTIN"), (Signal::TTOU, "SIGTTOU")] {
+    for (signal, by) in [(Signal::TTIN, 1), (Signal::TTOU, -1)] {
         stage.up.signal(signal).unwrap();
-        stage.log(&format!("{name} is not served yet"));
+        stage.line(&format!("{{\"t\":\"resize\",\"by\":{by}}}"), None);
     }
+    stage.up.signal(Signal::USR2).unwrap();
+    stage.log("SIGUSR2: a new binary is run after a restart");
     stage.up.signal(Signal::USR1).unwrap();
     stage.line("{\"t\":\"pause\"}", None);
     // A new master is quiet too.
@@ -312,6 +314,7 @@ fn signals_reach_the_master_as_messages() {
     stage.line("{\"t\":\"pause\"}", Some(master.pid));
     stage.up.signal(Signal::QUIT).unwrap();
     assert_eq!(stage.exit(), Some(0));
+    stage.line("{\"t\":\"dump\"}", Some(master.pid));
     stage.log(&format!("state: quiet; master {} ready", next.pid));
 }
 

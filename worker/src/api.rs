@@ -167,7 +167,11 @@ impl Output {
     fn outcome(self, job: &Task) -> Result<Outcome, Failure> {
         let follow_ups =
             self.follow_ups.into_iter().enumerate().map(|(index, wanted)| follow_up(job, index, wanted));
-        Ok(Outcome::Done { result: self.result, follow_ups: follow_ups.collect::<Result<_, SpecError>>()? })
+        Ok(Outcome::Done {
+            result: self.result,
+            follow_ups: follow_ups.collect::<Result<_, SpecError>>()?,
+            note: None,
+        })
     }
 }
 

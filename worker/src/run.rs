@@ -411,7 +411,12 @@ impl Loop {
                 None
             }
             Incoming::Message(
-                ToChild::Welcome { .. } | ToChild::Reload | ToChild::Figures { .. } | ToChild::Outlook(_),
+                ToChild::Welcome { .. }
+                | ToChild::Reload
+                | ToChild::Resize { .. }
+                | ToChild::Dump
+                | ToChild::Figures { .. }
+                | ToChild::Outlook(_),
             ) => None,
             Incoming::Malformed(why) => {
                 self.link.send(FromChild::Warn { code: "malformed".to_owned(), message: why });

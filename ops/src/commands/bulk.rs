@@ -37,6 +37,7 @@ pub async fn run(context: &Context, queue: &QueueName, jsonl: bool) -> Result<u8
         results: Vec::new(),
         failed: 0,
         stored: 0,
+        existing: 0,
         silent: false,
         bar: context.screen.progress(0, "jobs stored"),
     };
@@ -47,8 +48,7 @@ pub async fn run(context: &Context, queue: &QueueName, jsonl: bool) -> Result<u8
     }
     read?;
     if bulk.failed > 0 {
-        let (stored, refused) = (many(bulk.stored, "job"), many(bulk.failed, "line"));
-        print::complain(&format!("stored {stored}, refused {refused}"));
+        print::complain(&format!("{}, refused {}", bulk.tally(), many(bulk.failed, "line")));
         return Err(Failure::said(exit::FAILED));
     }
     DONE
@@ -66,7 +66,9 @@ struct Bulk<'b> {
     /// For `--json`, which answers with one document at the end.
     results: Vec<Value>,
     failed: u64,
+    /// Newly, by this call.
     stored: u64,
+    existing: u64,
     /// Nobody reads standard output any more.
     silent: bool,
     bar: indicatif::ProgressBar,
@@ -107,15 +109,20 @@ impl Bulk<'_> {
         let mut ids = String::new();
         for ((number, job), answer) in numbers.into_iter().zip(&jobs).zip(answers) {
             let result = match answer {
-                Enqueued::Created { .. } => "created",
-                Enqueued::Existing => "existing",
+                Enqueued::Created { .. } => {
+                    self.stored += 1;
+                    "created"
+                }
+                Enqueued::Existing => {
+                    self.existing += 1;
+                    "existing"
+                }
                 refusal @ (Enqueued::Conflict | Enqueued::Full { .. } | Enqueued::Expired) => {
                     let refusal = refused(self.queue, job, &refusal);
                     self.refuse(number, Some(job), &refusal.lines().collect::<Vec<_>>().join("; "))?;
                     continue;
                 }
             };
-            self.stored += 1;
             self.bar.inc(1);
             if self.jsonl || self.context.screen.json {
                 self.report(&json!({"line": number, "id": job.id, "result": result, "error": null}))?;
@@ -137,10 +144,9 @@ impl Bulk<'_> {
                 self.silent = true;
                 Ok(())
             }
-            Err(failure) => Err(failure.advise(format!(
-                "standard output cannot be written; stored {} by then",
-                many(self.stored, "job")
-            ))),
+            Err(failure) => {
+                Err(failure.advise(format!("standard output cannot be written; {} by then", self.tally())))
+            }
             Ok(()) => Ok(()),
         }
     }
@@ -148,9 +154,15 @@ impl Bulk<'_> {
     fn cut_off(&self, error: StoreError, line: u64) -> Failure {
         let failure = Failure::from(error);
         failure.advise(format!(
-            "stored {}; go on from line {line} (repeating a line is safe if its job has an id)",
-            many(self.stored, "job")
+            "{}; go on from line {line} (repeating a line is safe if its job has an id)",
+            self.tally()
         ))
+    }
+
+    /// What became of the lines that were not refused.
+    fn tally(&self) -> String {
+        let stored = format!("stored {}", many(self.stored, "job"));
+        if self.existing == 0 { stored } else { format!("{stored}, found {} there already", self.existing) }
     }
 
     fn refuse(&mut self, number: u64, job: Option<&NewJob>, reason: &str) -> Result<(), Failure> {

@@ -30,6 +30,8 @@ const SKEW: Duration = Duration::from_secs(1);
 /// Descriptors that a fleet wants beside those of its workers, and for each of them.
 const FILES: u64 = 256;
 const FILES_A_WORKER: u64 = 8;
+const OTHER: &str =
+    "change the store as told, or name another one: --store, ROUNDSMAN_STORE__URL or url in [store]";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,7 +74,13 @@ pub async fn run(context: &Context) -> Result<u8, Failure> {
     machine(context, &mut findings);
     let mut code = exit::FAILED;
     match context.try_store().await {
-        Ok(store) => inside(context, &store, &mut findings).await?,
+        Ok(store) => {
+            // What the rest would have found is not known; what was found so far is.
+            if let Err(failure) = inside(context, &store, &mut findings).await {
+                code = failure.code();
+                findings.error("store", failure.lines().collect::<Vec<_>>().join(": "), OTHER);
+            }
+        }
         Err(StoreError::Unavailable(why)) => {
             code = exit::UNAVAILABLE;
             findings.error(
@@ -81,11 +89,11 @@ pub async fn run(context: &Context) -> Result<u8, Failure> {
                 "start it, or name another one: --store, ROUNDSMAN_STORE__URL or url in [store]",
             );
         }
-        Err(error) => findings.error(
-            "store",
-            format!("{}: {error}", context.settings().store.url),
-            "change the store as told, or name another one: --store, ROUNDSMAN_STORE__URL or url in [store]",
-        ),
+        Err(error) => {
+            let found = format!("{}: {error}", context.settings().store.url);
+            code = Failure::from(error).code();
+            findings.error("store", found, OTHER);
+        }
     }
     let healthy = findings.0.iter().all(|finding| finding.level != Level::Error);
     if context.screen.json {
@@ -189,12 +197,14 @@ fn state_directory(directory: &Path, findings: &mut Findings) {
 async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Result<(), Failure> {
     let url = &context.settings().store.url;
     findings.ok("store", format!("{url} answers, and drops no jobs when it is full"));
-    if let Err(error) = store.room().await {
-        findings.error(
+    match store.room().await {
+        Ok(()) => {}
+        Err(error @ StoreError::NearLimit(_)) => findings.error(
             "store",
             format!("it takes no jobs: {error}"),
             "give it more room, or let the fleet work off what it holds; keep_done and keep_done_max bound what is kept",
-        );
+        ),
+        Err(error) => findings.error("store", format!("it takes no jobs: {error}"), OTHER),
     }
     durability(context, store, findings).await?;
     clock(store, findings).await?;
@@ -213,6 +223,14 @@ async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Re
         0 if idle => findings.ok("fleet", "no fleet runs, and no job waits"),
         0 => {}
         hosts => findings.ok("fleet", format!("{} heard", many(hosts, "host"))),
+    }
+    for host in fleet.hosts.iter().filter(|host| host.store_replaced) {
+        findings.error(
+            "store",
+            format!("the file was deleted or replaced while the fleet on {} ran: this is another one", host.host),
+            "jobs that were only in the old file are not known any more: stop the fleet and put a copy back, or \
+             restart the fleet if they are not missed",
+        );
     }
     for host in fleet.hosts.iter().filter(|host| host.quiet) {
         findings.warning(

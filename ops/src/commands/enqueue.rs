@@ -105,6 +105,7 @@ pub async fn run(context: &Context, args: EnqueueArgs) -> Result<u8, Failure> {
     let patience = args.wait;
     let job = spec::check(args.fields(expires), payload, &limits(&policy))?;
     let answers = store.enqueue(&queue, std::slice::from_ref(&job), policy.max_waiting).await?;
+    let created = matches!(answers.first(), Some(Enqueued::Created { .. }));
     match answers.first() {
         Some(Enqueued::Created { .. }) => warn_of_neglect(context, &store, &queue).await?,
         Some(Enqueued::Existing) => {}
@@ -112,7 +113,7 @@ pub async fn run(context: &Context, args: EnqueueArgs) -> Result<u8, Failure> {
         None => return Err(Failure::failed("the store gave no answer")),
     }
     if let Some(patience) = patience {
-        return wait::answer(context, &store, &queue, &job.id, patience).await;
+        return wait::answer(context, &store, &queue, &job.id, patience, created).await;
     }
     if context.screen.json {
         print_stored(context, &store, &queue, &job).await?;

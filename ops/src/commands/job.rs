@@ -100,7 +100,7 @@ pub async fn run(context: &Context, verb: JobVerb) -> Result<u8, Failure> {
         JobVerb::List(args) => list_jobs(context, &store, &args).await?,
         JobVerb::Wait(args) => {
             let found = find(&store, &args.named.job).await?;
-            return wait::answer(context, &store, &found.queue, &found.id, args.timeout).await;
+            return wait::answer(context, &store, &found.queue, &found.id, args.timeout, true).await;
         }
         JobVerb::Cancel(named) => {
             let Found { queue, id, .. } = find(&store, &named.job).await?;

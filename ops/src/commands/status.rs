@@ -39,7 +39,12 @@ pub async fn run(context: &Context) -> Result<u8, Failure> {
         for host in &fleet.hosts {
             let (supervisor, master) = (pid(&host.supervisor), pid(&host.master));
             let quiet = if host.quiet { "  quiet: it takes no jobs" } else { "" };
-            screen.line(&format!("host   {}  supervisor {supervisor}, master {master}{quiet}", host.host))?;
+            let replaced =
+                if host.store_replaced { "  its store was replaced: see `roundsman doctor`" } else { "" };
+            screen.line(&format!(
+                "host   {}  supervisor {supervisor}, master {master}{quiet}{replaced}",
+                host.host
+            ))?;
         }
         screen.line("")?;
         let rows: Vec<Vec<String>> = fleet

@@ -34,15 +34,17 @@ pub fn patience(text: &str) -> Result<Patience, UnitError> {
     if text == FOREVER { Ok(Patience::Forever) } else { parse_duration(text).map(Patience::For) }
 }
 
-/// Waits, then prints the result, or the whole job with `--json`.
+/// Waits, then prints the result, or the whole job with `--json`. Where the job `was_there` when this began, that it is not
+/// found means that it has ended.
 pub async fn answer(
     context: &Context,
     store: &Store,
     queue: &QueueName,
     id: &JobId,
     patience: Patience,
+    was_there: bool,
 ) -> Result<u8, Failure> {
-    let found = ended(store, queue, id, patience).await?;
+    let found = ended(store, queue, id, patience, was_there).await?;
     let view = found.view()?;
     if context.screen.json {
         context.screen.document(&view)?;
@@ -50,6 +52,10 @@ pub async fn answer(
         context.screen.line(view.result.as_ref().map_or("null", |result| result.get()))?;
     }
     if view.state == State::Done {
+        // Such as that its result could not be kept.
+        if let Some(error) = &view.error {
+            print::complain(&format!("{queue}/{id}: {}", print::clean(error)));
+        }
         return DONE;
     }
     let cause = view.error.map_or_else(String::new, |error| format!(": {}", print::clean(&error)));
@@ -57,7 +63,13 @@ pub async fn answer(
     Err(Failure::said(exit::FAILED))
 }
 
-async fn ended(store: &Store, queue: &QueueName, id: &JobId, patience: Patience) -> Result<Found, Failure> {
+async fn ended(
+    store: &Store,
+    queue: &QueueName,
+    id: &JobId,
+    patience: Patience,
+    mut was_there: bool,
+) -> Result<Found, Failure> {
     let begun = Mono::now();
     let mut pause = FIRST_POLL;
     let mut away: Option<Mono> = None;
@@ -66,6 +78,16 @@ async fn ended(store: &Store, queue: &QueueName, id: &JobId, patience: Patience)
             Ok(found) => {
                 away = None;
                 let Some(found) = found.into_iter().next().flatten() else {
+                    if was_there {
+                        return Err(Failure::failed(format!(
+                            "{queue}/{id} was there a moment ago and is not any more: it has ended and its record \
+                             was not kept, or somebody deleted it"
+                        ))
+                        .advise(
+                            "ended jobs are kept for keep_done of their queue, or shorter where the store is nearly full: \
+                             see `roundsman doctor`",
+                        ));
+                    }
                     return Err(Failure::not_found(format!("{queue}/{id} is not there (any more)"))
                         .advise("an ended job is kept for keep_done of its queue"));
                 };
@@ -73,6 +95,7 @@ async fn ended(store: &Store, queue: &QueueName, id: &JobId, patience: Patience)
                 if state.is_final() {
                     return Ok(found);
                 }
+                was_there = true;
                 if let Patience::For(limit) = patience
                     && Mono::now().since(begun) >= limit
                 {

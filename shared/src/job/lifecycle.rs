@@ -125,6 +125,8 @@ pub enum Event {
     Lapse,
     /// Somebody cancels it.
     Cancel,
+    /// Its expiry has passed while it waits.
+    Expire,
     /// Somebody moves its due time into the future.
     Postpone,
     /// Somebody moves its due time to now.
@@ -143,7 +145,7 @@ impl Event {
             Self::AckSnooze => "snooze",
             Self::AckDead => "dead",
             Self::AckCancelled | Self::Cancel => "cancelled",
-            Self::AckExpired => "expired",
+            Self::AckExpired | Self::Expire => "expired",
             Self::Crash | Self::CrashAgain => "crashed",
             Self::CrashDead => "crashed_dead",
             Self::Lapse => "lapsed",
@@ -155,7 +157,7 @@ impl Event {
 }
 
 impl Event {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::FallDue,
         Self::Deliver,
         Self::AckDone,
@@ -170,6 +172,7 @@ impl Event {
         Self::CrashDead,
         Self::Lapse,
         Self::Cancel,
+        Self::Expire,
         Self::Postpone,
         Self::Hasten,
         Self::Retry,
@@ -192,6 +195,7 @@ impl Event {
             Self::CrashDead => "crash dead",
             Self::Lapse => "lapse",
             Self::Cancel => "cancel",
+            Self::Expire => "expire",
             Self::Postpone => "postpone",
             Self::Hasten => "hasten",
             Self::Retry => "retry",
@@ -203,11 +207,13 @@ impl Event {
 pub const TRANSITIONS: &[(State, Event, State)] = &[
     (State::Scheduled, Event::FallDue, State::Ready),
     (State::Scheduled, Event::Cancel, State::Cancelled),
+    (State::Scheduled, Event::Expire, State::Expired),
     (State::Scheduled, Event::Postpone, State::Scheduled),
     (State::Scheduled, Event::Hasten, State::Ready),
     (State::Scheduled, Event::Retry, State::Ready),
     (State::Ready, Event::Deliver, State::Running),
     (State::Ready, Event::Cancel, State::Cancelled),
+    (State::Ready, Event::Expire, State::Expired),
     (State::Ready, Event::Postpone, State::Scheduled),
     (State::Ready, Event::Hasten, State::Ready),
     (State::Running, Event::AckDone, State::Done),

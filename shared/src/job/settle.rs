@@ -61,6 +61,8 @@ pub enum Outcome {
     Done {
         result: Option<Box<RawValue>>,
         follow_ups: Vec<FollowUp>,
+        /// What is to be said of the result: it stands with the attempt.
+        note: Option<String>,
     },
     /// Failed; `after` overrides the backoff.
     Retry {
@@ -165,6 +167,10 @@ pub fn settle(
 ) -> Settlement {
     let mut progress = delivery.progress.clone();
     let tried = run.started.is_some() && !matches!(outcome, Outcome::Held { .. });
+    let note = match &outcome {
+        Outcome::Done { note, .. } => note.clone(),
+        _ => None,
+    };
     let decision = decide(&mut progress, spec, outcome, policy, jitter);
     let charged = !matches!(decision.end, AttemptEnd::GaveBack | AttemptEnd::Snooze);
     let number = delivery.attempt();
@@ -183,7 +189,7 @@ pub fn settle(
             started: run.started,
             ended: run.ended,
             outcome: decision.end,
-            error,
+            error: error.or(note),
             stderr_tail: run.stderr_tail.as_deref().map(|text| tail(text, MAX_STDERR_TAIL)),
         });
     }
@@ -242,7 +248,7 @@ impl Decision {
 
 fn decide(progress: &mut Progress, spec: &Spec, outcome: Outcome, policy: &Policy, jitter: f64) -> Decision {
     match outcome {
-        Outcome::Done { result, follow_ups } => {
+        Outcome::Done { result, follow_ups, .. } => {
             progress.result = result;
             Decision {
                 event: Event::AckDone,
@@ -434,7 +440,7 @@ mod tests {
     #[test]
     fn every_outcome_is_a_step_of_the_table() {
         let outcomes = [
-            Outcome::Done { result: None, follow_ups: vec![] },
+            Outcome::Done { result: None, follow_ups: vec![], note: None },
             Outcome::Retry { error: "e".into(), after: None },
             Outcome::TimedOut { error: "e".into() },
             Outcome::Snooze(Duration::from_secs(1)),

@@ -105,6 +105,13 @@ impl Found {
         }
     }
 
+    /// Whether it waits though its expiry has passed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let passed = |spec: super::Spec| spec.expires.is_some_and(|expires| expires <= self.now);
+        matches!(self.place, Place::Waiting { .. }) && self.record.decode().is_ok_and(passed)
+    }
+
     /// The object that is shown.
     ///
     /// # Errors

@@ -93,6 +93,16 @@ impl Store {
         }
     }
 
+    /// Whether the store is another one than was opened, with other jobs: a file can be deleted or replaced under a
+    /// running fleet, which goes on with the new one.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        match self {
+            Self::Redis(_) => false,
+            Self::Sqlite(store) => store.is_replaced(),
+        }
+    }
+
     /// Acknowledges.
     ///
     /// # Errors
@@ -146,6 +156,10 @@ verbs! {
 
     /// Cancels a job, or tells the worker that runs it.
     cancel(queue: &QueueName, id: &JobId) -> Cancelled;
+
+    /// Ends those of these jobs that wait though their expiry has passed; answers how many. At most [`MAX_BATCH`] a call.
+    /// Whoever pulls an expired job ends it too, so this is for queues from which nobody pulls.
+    expire(queue: &QueueName, ids: &[JobId]) -> u64;
 
     /// Moves a waiting job's due time.
     reschedule(queue: &QueueName, id: &JobId, due: Due) -> Changed;

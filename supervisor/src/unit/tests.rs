@@ -357,7 +357,8 @@ fn the_state_is_told_in_words() {
     let state = "serving; master 101 ready, last line 500 ms ago; \
                  last beat: starting, 0 claimed, 0 done, 0 failed, 0 running, store well; \
                  0 failures within a minute";
-    assert_eq!(actions, [Action::Note(Note::State(state.into()))]);
+    // And the master tells of what is below it.
+    assert_eq!(actions, [Action::Note(Note::State(state.into())), Action::Send(ToChild::Dump)]);
 }
 
 /// What may happen to a supervisor, as seen by the processes of a machine that does what it is told.
@@ -393,6 +394,7 @@ fn chances() -> impl Strategy<Value = Chance> {
         1 => Just(Request::Reload { grace: ms(3000) }),
         1 => Just(Request::Quiet),
         1 => Just(Request::Dump),
+        1 => Just(Request::Resize { by: 1 }),
     ];
     prop_oneof![
         8 => (0..4000u64).prop_map(Chance::Pass),

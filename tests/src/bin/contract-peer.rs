@@ -79,7 +79,7 @@ impl Peer {
                 let (priority, content) = (0, "P1".to_owned());
                 let job = NewJob { id, due: Due::Now, priority, expires: None, content };
                 let queue = QueueName::new("next").expect("a good name");
-                Outcome::Done { result: None, follow_ups: vec![FollowUp { queue, job }] }
+                Outcome::Done { result: None, follow_ups: vec![FollowUp { queue, job }], note: None }
             }
         }
     }

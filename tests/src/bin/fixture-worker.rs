@@ -172,7 +172,7 @@ impl Worker {
         let policy = self.assignment.policy(queue);
         let worker = self.assignment.worker.clone();
         let run = Run { worker: worker.clone(), started: None, ended: time::wall_ms(), stderr_tail: None };
-        let outcome = Outcome::Done { result: None, follow_ups: vec![] };
+        let outcome = Outcome::Done { result: None, follow_ups: vec![], note: None };
         let settlements = vec![settle(delivery, spec, outcome, &run, &policy, 0.0)];
         let retention = Retention::from(&policy);
         let request =

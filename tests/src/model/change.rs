@@ -19,23 +19,26 @@ impl Model {
             }
             Kept::Ended { state, .. } => Cancelled::AlreadyEnded(state.state()),
             Kept::Waiting { score } => {
-                let (_, mut progress) =
-                    Progress::decode(job.progress.as_deref().unwrap_or_default()).unwrap_or_default();
-                progress.due = progress.due.or(Some(score.as_millis()));
-                progress.state = Some(FinalState::Cancelled);
-                // No error ended it; what went wrong before stands with the attempts.
-                progress.error = None;
-                progress.ended = Some(now.as_millis());
-                job.progress = Some(progress.encode(0));
-                job.step(Event::Cancel, Kept::Ended { state: FinalState::Cancelled, at: now, order: 0 }, now);
-                let digest = job.record.chosen().then(|| job.record.digest());
-                queue.ended += 1;
-                if let Some(digest) = digest {
-                    queue.remember(id, digest, now);
-                }
+                let score = *score;
+                queue.finish(id, score, (Event::Cancel, FinalState::Cancelled), now);
                 Cancelled::Now
             }
         }
+    }
+
+    pub fn expire(&mut self, queue: &QueueName, ids: &[JobId], now: StoreTime) -> u64 {
+        let Some(queue) = self.queues.get_mut(queue) else { return 0 };
+        let mut ended = 0;
+        for id in ids {
+            let Some(job) = queue.jobs.get(id) else { continue };
+            let Kept::Waiting { score } = job.place else { continue };
+            let spec = job.record.decode().expect("what was given is read");
+            if spec.expires.is_some_and(|expires| expires <= now) {
+                queue.finish(id, score, (Event::Expire, FinalState::Expired), now);
+                ended += 1;
+            }
+        }
+        ended
     }
 
     pub fn reschedule(&mut self, queue: &QueueName, id: &JobId, due: Due, now: StoreTime) -> Changed {
@@ -141,4 +144,25 @@ impl Job {
 /// As it goes on after a retry: with its attempts, but nothing held against it.
 fn forgiven(progress: Progress) -> Progress {
     Progress { attempt: progress.attempt, attempts: progress.attempts, ..Progress::default() }
+}
+
+impl Queue {
+    /// A job that waits ends.
+    fn finish(&mut self, id: &JobId, score: StoreTime, (event, state): (Event, FinalState), now: StoreTime) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let (_, mut progress) =
+            Progress::decode(job.progress.as_deref().unwrap_or_default()).unwrap_or_default();
+        progress.due = progress.due.or(Some(score.as_millis()));
+        progress.state = Some(state);
+        // No error ended it; what went wrong before stands with the attempts.
+        progress.error = None;
+        progress.ended = Some(now.as_millis());
+        job.progress = Some(progress.encode(0));
+        job.step(event, Kept::Ended { state, at: now, order: 0 }, now);
+        let digest = job.record.chosen().then(|| job.record.digest());
+        self.ended += 1;
+        if let Some(digest) = digest {
+            self.remember(id, digest, now);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use roundsman_shared::job::lifecycle::Event;
 use roundsman_shared::job::progress::Token;
 use roundsman_shared::job::settle::{Again, Delivery, Settlement, Write};
 use roundsman_shared::job::view::Unacked;
-use roundsman_shared::names::{QueueName, WorkerId};
+use roundsman_shared::names::{JobId, QueueName, WorkerId};
 use roundsman_shared::store::{
     Answer, Held, MAX_BATCH, Outgoing, PullRequest, Pulled, Pulse, RenewRequest, Renewed, SettleRequest,
 };
@@ -79,8 +79,13 @@ impl Model {
         }
         // A worker that was swept before: the answers of then once more, and nothing is taken.
         let before = queue.holds(&request.worker).len();
-        let answer = |one| queue.settle(&request.worker, one, allowed, now);
+        let mut fronts = Vec::new();
+        let answer = |one| queue.settle(&request.worker, one, allowed, now, &mut fronts);
         let answers = request.settlements.iter().map(answer).collect();
+        // From the last to the first, each before the others: they keep their order.
+        while let Some(id) = fronts.pop() {
+            queue.put_before(&id, &fronts);
+        }
         let after = queue.holds(&request.worker).len();
         if after == 0 {
             queue.leases.remove(&request.worker);
@@ -157,8 +162,8 @@ impl Queue {
         settlement: &Settlement,
         allowed: bool,
         now: StoreTime,
+        fronts: &mut Vec<JobId>,
     ) -> Answer {
-        let first = self.first_of(settlement.priority);
         let Some(job) = self.jobs.get_mut(&settlement.id) else { return Answer::Gone };
         let current =
             job.held().filter(|held| allowed && held.worker == *worker && held.token == settlement.token);
@@ -183,7 +188,8 @@ impl Queue {
                 let score = match again {
                     Again::After(span) => now + *span,
                     Again::Front => {
-                        first.map_or(due, |first| due.min(StoreTime::from_micros(first.as_micros() - 1)))
+                        fronts.push(settlement.id.clone());
+                        due
                     }
                 };
                 job.step(settlement.event, Kept::Waiting { score }, now);
@@ -204,10 +210,17 @@ impl Queue {
         Answer::Ok
     }
 
-    /// The first score among the waiting jobs of a priority.
-    fn first_of(&self, priority: i16) -> Option<StoreTime> {
+    /// Puts a waiting job before all others of its priority, but for those that are still to be put.
+    fn put_before(&mut self, id: &JobId, rest: &[JobId]) {
+        let priority = self.jobs[id].priority;
         let line = self.line();
-        let mut of_priority = line.iter().filter(|(id, _)| self.jobs[id].priority == priority);
-        of_priority.next().map(|(_, score)| *score)
+        let mut others = line.iter().filter(|(other, _)| {
+            *other != *id && !rest.contains(other) && self.jobs[other].priority == priority
+        });
+        let first = others.next().map(|(_, score)| StoreTime::from_micros(score.as_micros() - 1));
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        if let (Kept::Waiting { score }, Some(first)) = (&mut job.place, first) {
+            *score = first.min(*score);
+        }
     }
 }

@@ -1,4 +1,9 @@
+use std::process::Stdio;
+use std::time::Duration;
+
 use roundsman_shared::job::Outcome;
+use roundsman_tests::spawn;
+use roundsman_tests::wait::wait_for;
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, assert_failed};
@@ -102,6 +107,10 @@ fn many_are_read_a_line_each() {
     }
     assert_eq!(lines.len(), 4, "{lines:?}");
 
+    let done = rig.feed(&["enqueue", "q", "--ndjson", "-q"], &input.replace("\"b\"", "\"c\""));
+    let last = done.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("stored 1 job, found 1 there already, refused 3 lines"), "{last}");
+
     let done = rig.feed(&["enqueue", "q", "--ndjson", "--jsonl", "-q"], &input[..24]);
     let row: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(row, json!({"line": 1, "id": "a", "result": "existing", "error": null}));
@@ -162,10 +171,29 @@ fn waiting_ends_with_the_job() {
         &["q/a has not ended within 50ms: it is ready"],
     );
     let result = serde_json::value::RawValue::from_string("{\"n\":1}".into()).unwrap();
-    rig.work("q", Outcome::Done { result: Some(result), follow_ups: Vec::new() });
+    rig.work("q", Outcome::Done { result: Some(result), follow_ups: Vec::new(), note: None });
     assert_eq!(rig.ok(&["enqueue", "q", "--id", "a", "--wait"]), "{\"n\":1}");
     assert_eq!(rig.json(&["job", "wait", "a"])["state"], "done");
     rig.bury("q", "b", "no such user");
     rig.fails(&["job", "wait", "b", "--timeout", "5s"], 1, &["q/b is dead: no such user"]);
     rig.fails(&["job", "wait", "c"], 3, &["there is no job c"]);
+}
+
+/// As when the disk is too full to keep it, or `keep_done` is short.
+#[test]
+fn whoever_waits_for_a_job_that_goes_is_told_so() {
+    let rig = Rig::new();
+    let mut waiting = rig.site.command(&["enqueue", "q", "--id", "a", "--wait", "1m"]);
+    waiting.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let waiting = spawn::start(waiting).unwrap();
+    wait_for("the job", Duration::from_secs(20), || match rig.run(&["job", "show", "a"]) {
+        shown if shown.code == Some(0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .unwrap();
+    rig.ok(&["job", "delete", "a"]);
+    let done = waiting.wait_with_output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("q/a was there a moment ago and is not any more: it has ended"), "{said}");
 }

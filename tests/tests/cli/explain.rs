@@ -63,6 +63,6 @@ fn a_job_that_runs_has_failed_or_crashed() {
         &["it was given up", "gone for good", "another attempt is of no use", "roundsman job retry q/a"],
     );
     rig.ok(&["job", "retry", "a"]);
-    rig.work("q", Outcome::Done { result: None, follow_ups: Vec::new() });
+    rig.work("q", Outcome::Done { result: None, follow_ups: Vec::new(), note: None });
     explains(&rig, "a", &["it ended well", "attempt 4"]);
 }

@@ -8,7 +8,7 @@ use roundsman_shared::job::view::Place;
 use roundsman_shared::job::{Due, Outcome, Progress, Spec, State};
 use roundsman_shared::store::{Answer, Cancelled, Changed, Enqueued};
 
-use crate::stores::{Bed, HOUR, done, due_at, id, new_job, on_each_store, settled, worker};
+use crate::stores::{Bed, HOUR, done, due_at, from_spec, id, new_job, on_each_store, settled, worker};
 
 on_each_store![
     a_cancelled_job_never_runs,
@@ -17,6 +17,7 @@ on_each_store![
     what_was_cancelled_and_done_is_done,
     a_cancellation_concerns_one_delivery,
     what_has_ended_or_is_unknown_is_not_cancelled,
+    what_waits_beyond_its_expiry_is_ended,
     a_waiting_job_is_moved_in_time,
     only_a_waiting_job_is_moved_in_time,
     a_scheduled_job_is_hastened,
@@ -165,6 +166,27 @@ async fn what_has_ended_or_is_unknown_is_not_cancelled(bed: Bed) {
     cancel(&bed, "c").await;
     assert_eq!(cancel(&bed, "c").await, Cancelled::AlreadyEnded(State::Cancelled));
     assert_eq!(bed.store.overview(&bed.queue).await.unwrap().ended_total, 3);
+}
+
+async fn what_waits_beyond_its_expiry_is_ended(bed: Bed) {
+    let now = bed.now().await;
+    let expires = |name, at| from_spec(name, &Spec { expires: Some(at), ..Spec::bare(true, "1".to_owned()) });
+    let soon = now + Duration::from_millis(200);
+    bed.enqueue(&[expires("runs", soon)]).await;
+    let held = bed.pull(1).await.remove(0);
+    bed.enqueue(&[expires("soon", soon), expires("late", now + HOUR), new_job("never")]).await;
+    bed.store.pause(&bed.queue, true).await.unwrap();
+    let all = ["runs", "soon", "late", "never", "unknown"].map(id);
+    let expire = async || bed.store.expire(&bed.queue, &all).await.unwrap();
+    while bed.now().await < soon {}
+    assert_eq!((expire().await, expire().await), (1, 0));
+    assert_eq!(bed.state("soon").await, Some(State::Expired));
+    let found = bed.look("soon").await.unwrap();
+    assert_eq!((found.progress.attempts.len(), found.progress.error), (0, None));
+    let view = bed.store.overview(&bed.queue).await.unwrap();
+    assert_eq!((view.ready, view.running, view.ended_total), (2, 1, 1));
+    // Whoever runs it ends it.
+    assert_eq!(bed.settle(vec![settled(&held, 1, done())]).await, [Answer::Ok]);
 }
 
 async fn a_waiting_job_is_moved_in_time(bed: Bed) {

@@ -209,7 +209,7 @@ async fn the_record_comes_back_as_it_was_given(bed: Bed) {
         assert_eq!(delivery.record.content(), job.content);
         assert!((before.as_millis()..=after.as_millis()).contains(&delivery.record.created()));
         let result = serde_json::value::RawValue::from_string(spec.payload.clone()).unwrap();
-        let outcome = Outcome::Done { result: Some(result), follow_ups: Vec::new() };
+        let outcome = Outcome::Done { result: Some(result), follow_ups: Vec::new(), note: None };
         assert_eq!(bed.settle(vec![settled(&delivery, 1, outcome)]).await, [Answer::Ok]);
         let found = bed.look(&name).await.unwrap();
         assert_eq!(found.record.decode().unwrap(), spec);

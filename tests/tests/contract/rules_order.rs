@@ -18,6 +18,7 @@ on_each_store![
     a_recovered_job_keeps_its_due_time,
     the_front_is_that_of_its_own_priority,
     the_last_recovered_is_the_first,
+    those_recovered_at_once_keep_their_order,
     a_snoozed_job_waits,
     a_long_line_keeps_its_order,
 ];
@@ -125,6 +126,22 @@ async fn the_last_recovered_is_the_first(bed: Bed) {
         bed.settle(vec![settled(&held[at], 1, Outcome::GiveBack)]).await;
     }
     assert_eq!(bed.pulled_ids(9).await, ["c", "a", "b", "d"]);
+}
+
+async fn those_recovered_at_once_keep_their_order(bed: Bed) {
+    let jobs = ["a", "b", "c", "d", "e"].map(new_job);
+    bed.enqueue(&jobs).await;
+    bed.enqueue(&[with_priority("low", -1), with_priority("lower", -1)]).await;
+    let held = bed.pull(9).await;
+    // Another is at the front already.
+    bed.settle(vec![settled(&held[4], 1, Outcome::GiveBack)]).await;
+    let at_once = [0, 1, 2, 3, 5, 6].map(|at| {
+        let outcome =
+            if at == 2 { Outcome::Retry { error: "e".into(), after: Some(HOUR) } } else { Outcome::GiveBack };
+        settled(&held[at], 1, outcome)
+    });
+    bed.settle(at_once.into()).await;
+    assert_eq!(bed.pulled_ids(9).await, ["a", "b", "d", "e", "low", "lower"]);
 }
 
 async fn a_snoozed_job_waits(bed: Bed) {

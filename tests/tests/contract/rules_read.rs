@@ -222,7 +222,7 @@ async fn outbox(bed: &Bed) -> Vec<FollowUp> {
 async fn follow_ups_come_with_the_acknowledgement(bed: Bed) {
     let jobs = [new_job("f1"), due_at("f2", Due::In(HOUR)), with_priority("f3", 7)];
     let expected = follow_ups(&jobs);
-    let outcome = Outcome::Done { result: None, follow_ups: expected.clone() };
+    let outcome = Outcome::Done { result: None, follow_ups: expected.clone(), note: None };
     let settlement = bed.run(new_job("a"), outcome).await;
     assert_eq!(outbox(&bed).await, expected);
     assert_eq!(bed.settle(vec![settlement]).await, [Answer::Ok]);
@@ -243,7 +243,7 @@ async fn follow_ups_come_with_the_acknowledgement(bed: Bed) {
 async fn a_stale_acknowledgement_has_no_follow_ups(bed: Bed) {
     bed.enqueue(&[new_job("a")]).await;
     let mut delivery = bed.pull(1).await.remove(0);
-    let outcome = Outcome::Done { result: None, follow_ups: follow_ups(&[new_job("f")]) };
+    let outcome = Outcome::Done { result: None, follow_ups: follow_ups(&[new_job("f")]), note: None };
     delivery.token -= 1;
     assert_eq!(bed.settle(vec![settled(&delivery, 1, outcome)]).await, [Answer::Stale]);
     assert!(outbox(&bed).await.is_empty());

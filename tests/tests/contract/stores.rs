@@ -199,7 +199,7 @@ pub(crate) fn settled(delivery: &Delivery, number: u8, outcome: Outcome) -> Sett
 }
 
 pub(crate) fn done() -> Outcome {
-    Outcome::Done { result: None, follow_ups: Vec::new() }
+    Outcome::Done { result: None, follow_ups: Vec::new(), note: None }
 }
 
 /// Runs a test on a store of its own.

@@ -195,7 +195,7 @@ impl<'s> Twin<'s> {
     ) -> Outcome {
         let error = || "no".to_owned();
         match arg {
-            OutcomeArg::Done => Outcome::Done { result: None, follow_ups: Vec::new() },
+            OutcomeArg::Done => Outcome::Done { result: None, follow_ups: Vec::new(), note: None },
             OutcomeArg::DoneWith(count) => {
                 let queues = [other, name].into_iter().cycle();
                 let follow_up = |(n, queue): (u8, &QueueName)| {
@@ -204,7 +204,7 @@ impl<'s> Twin<'s> {
                 };
                 let follow_ups = (0..count).zip(queues).map(follow_up).collect();
                 let result = serde_json::value::RawValue::from_string("{\"n\":1.0}".to_owned()).ok();
-                Outcome::Done { result, follow_ups }
+                Outcome::Done { result, follow_ups, note: None }
             }
             OutcomeArg::RetryNow => Outcome::Retry { error: error(), after: Some(Duration::ZERO) },
             OutcomeArg::RetryLater => Outcome::TimedOut { error: error() },

@@ -102,6 +102,26 @@ fn an_exit_code_is_the_verdict(store: Store) {
     assert!(!outcomes(&later).contains(&"retry"), "{later}");
 }
 
+/// What a reader sees of a result that is too long is neither whole nor JSON.
+fn a_result_that_is_too_long_is_cut_and_says_so(store: Store) {
+    let rig = Rig::new(store, "");
+    rig.script(
+        "script.sh",
+        "#!/bin/sh\nread -r n\nprintf '\"'\nhead -c $((n - 2)) /dev/zero | tr '\\0' 1\nprintf '\"'\n",
+    );
+    let up = rig.up_with(0, &["--", "./script.sh"]);
+    rig.ok(&["enqueue", "default", "65536", "--id", "whole"]);
+    rig.ok(&["enqueue", "default", "65537", "--id", "cut"]);
+    let whole = rig.wait_state(&up, "whole", "done");
+    assert_eq!(whole["result"].as_str().unwrap(), "1".repeat(65_534));
+    assert!(whole["attempts"][0]["error"].is_null(), "{whole}");
+    let cut = rig.wait_state(&up, "cut", "done");
+    assert_eq!(cut["result"].as_str().unwrap(), format!("\"{}", "1".repeat(65_535)));
+    assert!(cut["attempts"][0]["error"].as_str().unwrap().contains("more than the 65536 bytes"), "{cut}");
+    assert_eq!((&cut["error"], &cut["attempts"][0]["outcome"]), (&Value::Null, &json!("done")));
+    assert!(rig.ok(&["job", "show", "cut"]).contains("the result is cut"));
+}
+
 /// A thousand jobs wait while their handler cannot work at all; then it can.
 fn backlog_survives(store: Store, command: &str, broken: &str, repair: impl FnOnce(&Rig)) {
     let rig = Rig::new(store, "");
@@ -173,6 +193,7 @@ fn a_missing_command_costs_the_backlog_nothing(store: Store) {
 
 on_both!(
     a_script_finds_the_job_and_nothing_else,
+    a_result_that_is_too_long_is_cut_and_says_so,
     an_exit_code_is_the_verdict,
     a_command_that_exits_with_127_costs_the_backlog_nothing,
     a_command_that_exits_with_126_costs_the_backlog_nothing,

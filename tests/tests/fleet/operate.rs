@@ -3,9 +3,10 @@
 use roundsman_tests::history::Event;
 use roundsman_tests::time;
 use roundsman_tests::wait::wait_for;
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::rig::{Rig, SOON, Store, figure, on_both, outcomes};
+use crate::rig::{Rig, SOON, Store, figure, log, on_both, outcomes};
 
 fn a_running_job_is_cancelled_within_a_second(store: Store) {
     let rig = Rig::with_fixture(store, "min_workers = 1\nmax_workers = 1\n", "");
@@ -109,7 +110,99 @@ fn live_settings_reach_workers_that_run(store: Store) {
     assert!(worker.is_alive(), "no worker was replaced for it");
 }
 
+/// TTIN and TTOU move every pool's number of workers by one, within what the pool may have.
+fn workers_are_added_and_taken_by_signals(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 1\nmax_workers = 3\n", "");
+    let up = rig.up(1);
+    rig.wait_idle(&up, 1);
+    let pool = || rig.json(&["status"])["hosts"][0]["pools"][0].clone();
+    let wait = |workers: usize, words: &str| {
+        let found = wait_for(&format!("{workers} workers"), SOON, || {
+            let pool = pool();
+            let right = pool["workers"].as_array().is_some_and(|all| all.len() == workers)
+                && pool["desired"] == workers
+                && pool["why"].as_str().is_some_and(|why| why.ends_with(words));
+            if right { Ok(()) } else { Err(pool.to_string()) }
+        });
+        found.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+    };
+    up.signal(Signal::TTIN).unwrap();
+    wait(2, "; 1 more than that by SIGTTIN");
+    up.signal(Signal::TTIN).unwrap();
+    wait(3, "; 2 more than that by SIGTTIN");
+    // More than there may be is refused, and not remembered.
+    up.signal(Signal::TTIN).unwrap();
+    wait_for("the refusal", SOON, || {
+        let text = up.stderr();
+        let refused =
+            text.lines().any(|line| line.contains("told to have more") && line.contains("\"changed\":false"));
+        if refused { Ok(()) } else { Err(log(&up)) }
+    })
+    .unwrap();
+    // A busy one is not taken, and what runs goes on.
+    rig.enqueue("long", "sleep", r#"{"ms":2000}"#);
+    rig.wait_start(&up, "long", 1, SOON);
+    up.signal(Signal::TTOU).unwrap();
+    wait(2, "; 1 more than that by SIGTTIN");
+    let job = rig.wait_state(&up, "long", "done");
+    assert_eq!(outcomes(&job), ["done"], "{job}");
+    // It is the master's, and ends with it.
+    let master = up.master().unwrap().unwrap();
+    master.signal(Signal::KILL).unwrap();
+    let words = || pool()["why"].as_str().unwrap_or_default().to_owned();
+    wait_for("a new master", SOON, || {
+        let anew = up.master().ok().flatten().is_some_and(|it| it != master);
+        if anew && !words().contains("SIGTTIN") { Ok(()) } else { Err(words()) }
+    })
+    .unwrap();
+}
+
+/// QUIT tells of every pool and worker before the fleet stops.
+fn the_state_is_written_down_on_quit(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 2\nmax_workers = 2\n", "");
+    let up = rig.up(2);
+    rig.wait_idle(&up, 2);
+    rig.enqueue("long", "sleep", r#"{"ms":1500}"#);
+    let start = rig.wait_start(&up, "long", 1, SOON);
+    // As its beats say.
+    wait_for("the job to be shown", SOON, || {
+        let status = rig.json(&["status"]).to_string();
+        if status.contains("\"long\"") { Ok(()) } else { Err(status) }
+    })
+    .unwrap();
+    up.signal(Signal::QUIT).unwrap();
+    assert_eq!(up.wait_exit(SOON).unwrap().code(), Some(0), "{}", log(&up));
+    let text = up.stderr();
+    let runs = format!("pid {}, busy, runs 1: default/long (attempt 1, ", start.process.pid);
+    for phrase in [
+        "state: serving; master ",
+        "state of pool default: 2 workers, 2 wanted of at most 2 (",
+        &runs,
+        "idle, runs 0; ",
+    ] {
+        assert!(text.contains(phrase), "no {phrase:?} in {}", log(&up));
+    }
+    assert_eq!(text.matches("state of worker default/").count(), 2, "{}", log(&up));
+}
+
+/// Nobody pulls from a paused queue, and what has expired there makes room all the same.
+fn jobs_of_a_paused_queue_expire(store: Store) {
+    let rig = Rig::new(store, "[queues.default]\nmax_waiting = 2\n");
+    let up = rig.up(0);
+    rig.ok(&["queue", "pause", "default"]);
+    rig.ok(&["enqueue", "default", "--id", "short", "--expires-in", "500ms"]);
+    rig.ok(&["enqueue", "default", "--id", "long", "--expires-in", "1h"]);
+    assert_eq!(rig.run(&["enqueue", "default", "--id", "next"]).code, Some(75));
+    let job = rig.wait_state(&up, "short", "expired");
+    assert_eq!((&job["attempts"], &job["error"]), (&json!([]), &json!(null)), "{job}");
+    rig.ok(&["enqueue", "default", "--id", "next"]);
+    assert_eq!(rig.job("long")["state"], "ready");
+}
+
 on_both!(
+    jobs_of_a_paused_queue_expire,
+    workers_are_added_and_taken_by_signals,
+    the_state_is_written_down_on_quit,
     a_running_job_is_cancelled_within_a_second,
     a_cancelled_command_is_ended_with_what_it_started,
     a_paused_queue_waits_and_priorities_count,

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use roundsman_tests::proc::Process;
+use roundsman_tests::redis_server::RedisServer;
 use roundsman_tests::time;
 use roundsman_tests::tree::Up;
 use roundsman_tests::wait::wait_for;
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::rig::{Rig, SOON, Store, figure, log, on_both, outcomes, wait_gone};
 
@@ -172,7 +174,29 @@ fn a_whole_tree_that_is_killed_at_once_is_taken_up_by_the_next(store: Store) {
     rig.wait_state(&again, "timer", "done");
 }
 
+/// As the jobs of its workers are: a short lease is short for all of it.
+fn a_host_that_died_is_not_shown_longer_than_its_lease(store: Store) {
+    let rig = Rig::new(store, "");
+    let url = rig.server.as_ref().map_or_else(|| "sqlite:jobs.db".to_owned(), RedisServer::url);
+    rig.site.configure(&format!("[store]\nurl = \"{url}\"\nlease = \"3s\"\n")).unwrap();
+    let up = rig.up(0);
+    // Renewed in time while it lives.
+    let until = time::mono_us() + 5_000_000;
+    while time::mono_us() < until {
+        assert_eq!(rig.json(&["status"])["hosts"].as_array().unwrap().len(), 1, "{}", log(&up));
+    }
+    for process in up.alive() {
+        let _ = process.signal(Signal::KILL);
+    }
+    wait_for("the host to be forgotten", Duration::from_secs(7), || {
+        let status = rig.json(&["status"]);
+        if status["hosts"] == json!([]) { Ok(()) } else { Err(status.to_string()) }
+    })
+    .unwrap();
+}
+
 on_both!(
+    a_host_that_died_is_not_shown_longer_than_its_lease,
     a_killed_master_is_replaced_and_nothing_is_lost,
     a_worker_that_dies_with_its_master_gives_its_job_back,
     a_command_whose_worker_died_with_the_master_is_ended_first,

@@ -1,9 +1,11 @@
 //! The first minutes with the product: what README says under "Start".
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use roundsman_tests::time;
+use roundsman_tests::proc::Process;
 use roundsman_tests::wait::wait_for;
+use roundsman_tests::{spawn, time};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -58,4 +60,31 @@ fn a_second_fleet_on_the_same_host_is_refused(store: Store) {
     wait_gone(&other, SOON);
 }
 
-on_both!(a_first_job_is_printed_when_it_is_due, a_second_fleet_on_the_same_host_is_refused);
+/// What nobody can have read is not done, and no attempt is charged for it.
+fn a_job_waits_while_nothing_can_be_printed(store: Store) {
+    let rig = Rig::new(store, "");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = rig.site.command(&["up"]);
+    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    let mut up = spawn::start(command).unwrap();
+    rig.ok(&["enqueue", "default", "1", "--id", "a"]);
+    let held = wait_for("the job to be put off", SOON, || {
+        let job = rig.job("a");
+        if job["error"].is_string() { Ok(job) } else { Err(job.to_string()) }
+    });
+    let job = held.unwrap();
+    assert!(job["error"].as_str().unwrap().contains("standard output of `up`"), "{job}");
+    assert_eq!(
+        (&job["state"], &job["attempt"], &job["attempts"]),
+        (&json!("scheduled"), &json!(0), &json!([]))
+    );
+    Process::of(up.id()).unwrap().signal(Signal::TERM).unwrap();
+    assert_eq!(up.wait().unwrap().code(), Some(0));
+}
+
+on_both!(
+    a_job_waits_while_nothing_can_be_printed,
+    a_first_job_is_printed_when_it_is_due,
+    a_second_fleet_on_the_same_host_is_refused
+);

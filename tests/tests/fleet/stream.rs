@@ -106,7 +106,39 @@ fn a_program_that_exits_with_0_owes_its_answers(store: Store) {
     assert_eq!(job["attempts"][0]["stderr_tail"].as_str().map(str::trim_end), Some("tired"), "{job}");
 }
 
+/// What the program wrote about a job that it has answered says nothing of the job that it dies with.
+fn words_about_another_job_are_not_the_last_ones(store: Store) {
+    let rig = Rig::new(
+        store,
+        "[pools.default]\nhandler = { type = \"stream\", command = [\"python3\", \"app.py\"] }\nmax_workers = 1\n",
+    );
+    rig.script(
+        "app.py",
+        "import json, os, sys\nfor line in sys.stdin:\n    job = json.loads(line)\n    if job['payload'] == 'die':\n        os.abort()\n\
+         \x20   print('words about', job['id'], file=sys.stderr, flush=True)\n    if job['payload'] == 'die loudly':\n        os.abort()\n\
+         \x20   print(json.dumps({'id': job['id'], 'ok': True}), flush=True)\n",
+    );
+    let up = rig.up(0);
+    for (id, payload, words) in [("b", "die", None), ("c", "die loudly", Some("words about c\n"))] {
+        let before = format!("before-{id}");
+        rig.ok(&["enqueue", "default", "1", "--id", &before]);
+        rig.wait_state(&up, &before, "done");
+        rig.ok(&["enqueue", "default", &format!("\"{payload}\""), "--id", id]);
+        let job = rig.wait_job(&up, id, SOON, |job| !job["attempts"][0]["ended"].is_null());
+        let attempt = &job["attempts"][0];
+        assert_eq!(
+            (&attempt["outcome"], attempt["stderr_tail"].as_str()),
+            (&json!("crashed"), words),
+            "{job}"
+        );
+        let error = attempt["error"].as_str().unwrap();
+        assert!(error.contains("SIGABRT") && !error.contains("before"), "{job}");
+        rig.ok(&["job", "cancel", id]);
+    }
+}
+
 on_both!(
+    words_about_another_job_are_not_the_last_ones,
     a_program_that_exits_with_0_owes_its_answers,
     the_program_in_the_readme_answers_jobs,
     a_program_has_several_jobs_and_its_death_costs_none_of_them

@@ -55,3 +55,29 @@ fn a_store_that_is_away_is_waited_for() {
         says("\"the store is not reachable\"", round + 1);
     }
 }
+
+/// Deleted under a running fleet, with all its jobs: the fleet goes on with a new one, and nobody can overlook it.
+#[test]
+fn a_file_that_was_replaced_is_served_and_told_of() {
+    let rig = Rig::new(Store::Sqlite, "");
+    let up = rig.up(0);
+    rig.ok(&["enqueue", "default", "--id", "lost", "--in", "1h"]);
+    for name in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
+        let _ = std::fs::remove_file(rig.site.work().join(name));
+    }
+    let said = |words: &str| {
+        wait_for(words, SOON, || if up.stderr().contains(words) { Ok(()) } else { Err(log(&up)) }).unwrap();
+    };
+    said("the file was deleted or moved away, with its jobs");
+    rig.ok(&["enqueue", "default", "--id", "new"]);
+    rig.wait_state(&up, "new", "done");
+    said("another file has taken its place");
+    wait_for("the finding", SOON, || {
+        let done = rig.run(&["doctor"]);
+        let found = done.code == Some(1) && done.stdout.contains("deleted or replaced while the fleet on");
+        if found { Ok(()) } else { Err(format!("{done:?}")) }
+    })
+    .unwrap();
+    assert!(rig.ok(&["status"]).contains("its store was replaced"));
+    assert_eq!(up.status().unwrap().hosts.len(), 1);
+}

@@ -1,5 +1,6 @@
 //! What a program prints, within bounds.
 
+use roundsman_shared::job::settle::Outcome;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Bytes kept of a program's standard output: the job's result.
@@ -41,8 +42,25 @@ pub(super) fn text(bytes: &[u8]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// How a job ends that was done and printed this. What is `cut` is kept as a text, since a part of a document may look
+/// like a whole one, and the attempt says so.
+pub(super) fn done(bytes: &[u8], cut: bool) -> Outcome {
+    if !cut {
+        return Outcome::Done { result: result(bytes), follow_ups: Vec::new(), note: None };
+    }
+    // A character that the cut went through is left out.
+    let bytes = match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => &bytes[..error.valid_up_to()],
+        _ => bytes,
+    };
+    let note = format!("the result is cut: more than the {MAX_RESULT} bytes that are kept was given");
+    tracing::warn!("{note}");
+    let result = serde_json::value::to_raw_value(&String::from_utf8_lossy(bytes)).ok();
+    Outcome::Done { result, follow_ups: Vec::new(), note: Some(note) }
+}
+
 /// What a program printed, as the result of a job: JSON if it is JSON, else a text.
-pub(super) fn result(bytes: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
+fn result(bytes: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
     let text = text(bytes)?;
     let trimmed = text.trim();
     if serde_json::from_str::<&serde_json::value::RawValue>(trimmed).is_ok() {
@@ -63,5 +81,16 @@ mod tests {
         assert_eq!(of(b"hello there\n").as_deref(), Some("\"hello there\""));
         assert_eq!(of(b"\n"), None);
         assert_eq!(of(b"\xff").as_deref(), Some("\"\u{fffd}\""));
+    }
+
+    #[test]
+    fn a_cut_result_is_a_text_and_says_so() {
+        let of = |bytes: &[u8]| match done(bytes, true) {
+            Outcome::Done { result, note, .. } => (result.unwrap().get().to_owned(), note.unwrap()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(b"12345").0, "\"12345\"");
+        assert!(of(b"[1, 2").1.contains("is cut: more than the 65536 bytes"));
+        assert_eq!(of("aé".as_bytes().split_last().unwrap().1).0, "\"a\"");
     }
 }

@@ -174,16 +174,8 @@ fn verdict(
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     let outcome = match code {
         Some(exit::OK) => {
-            let result = heard.and_then(|(bytes, cut)| {
-                if cut {
-                    tracing::warn!(
-                        limit = capture::MAX_RESULT,
-                        "a job printed more than is kept as its result"
-                    );
-                }
-                capture::result(&bytes)
-            });
-            Outcome::Done { result, follow_ups: Vec::new() }
+            let (bytes, cut) = heard.unwrap_or_default();
+            capture::done(&bytes, cut)
         }
         Some(exit::TRY_AGAIN) => Outcome::Snooze(SNOOZE),
         Some(exit::DATA) => Outcome::Dead { error: format!("exit code {}{}", exit::DATA, last_words()) },

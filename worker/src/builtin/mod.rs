@@ -33,7 +33,9 @@ struct Noop;
 
 impl Handler for Noop {
     fn start(&self, _: &Task, _: Context) -> Run {
-        Box::pin(std::future::ready(Outcome::Done { result: None, follow_ups: Vec::new() }.into()))
+        Box::pin(std::future::ready(
+            Outcome::Done { result: None, follow_ups: Vec::new(), note: None }.into(),
+        ))
     }
 
     fn patience(&self) -> Patience {

@@ -12,6 +12,9 @@ use roundsman_shared::launch;
 use crate::api::{Context, Ended, Failure, Handler, Patience, Run};
 use crate::session::Task;
 
+/// A job that could not be written is tried again after this.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// See the module's text.
 pub(super) struct Stdout(Option<Arc<File>>);
 
@@ -48,15 +51,21 @@ impl Stdout {
             file.map(|file| tokio::task::spawn_blocking(move || (&*file).write_all(line.as_bytes())));
         async move {
             let Some(written) = written else {
-                return Failure::retry("there is no standard output").into();
+                return held("there is none");
             };
             match written.await {
-                Ok(Ok(())) => Outcome::Done { result: None, follow_ups: Vec::new() }.into(),
-                Ok(Err(error)) => Failure::retry(format!("standard output: {error}")).into(),
+                Ok(Ok(())) => Outcome::Done { result: None, follow_ups: Vec::new(), note: None }.into(),
+                Ok(Err(error)) => held(error),
                 Err(error) => Failure::retry(error).into(),
             }
         }
     }
+}
+
+/// The reader of `up` has gone away, or the disk behind it is full: no fault of the job, which waits.
+fn held(why: impl std::fmt::Display) -> Ended {
+    Outcome::Held { why: format!("the standard output of `up` cannot be written to: {why}"), after: AGAIN }
+        .into()
 }
 
 impl Handler for Stdout {

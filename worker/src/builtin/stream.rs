@@ -197,7 +197,7 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Box<Ended>> {
             };
             let read = async {
                 if let Some(stdout) = stdout {
-                    hear(BufReader::new(stdout), &waiting, &useful).await;
+                    hear(BufReader::new(stdout), &waiting, &useful, &last_words).await;
                 }
             };
             let log = async {
@@ -206,7 +206,8 @@ fn program(shared: &Rc<Shared>) -> Result<Live, Box<Ended>> {
                 }
             };
             let mut write = std::pin::pin!(write);
-            let mut listen = std::pin::pin!(async { tokio::join!(read, log) });
+            // What it wrote before an answer is read before that answer.
+            let mut listen = std::pin::pin!(async { tokio::join!(biased; log, read) });
             let mut listening = true;
             loop {
                 tokio::select! {
@@ -273,7 +274,12 @@ fn spawn_local(task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(task);
 }
 
-async fn hear(mut from: impl tokio::io::AsyncBufRead + Unpin, waiting: &Waiting, useful: &Cell<bool>) {
+async fn hear(
+    mut from: impl tokio::io::AsyncBufRead + Unpin,
+    waiting: &Waiting,
+    useful: &Cell<bool>,
+    last_words: &RefCell<String>,
+) {
     let mut line = Vec::new();
     let mut strange = 0_u64;
     loop {
@@ -323,6 +329,8 @@ async fn hear(mut from: impl tokio::io::AsyncBufRead + Unpin, waiting: &Waiting,
             continue;
         };
         useful.set(true);
+        // They belong to this job as likely as to another: none that it dies with is blamed for them.
+        last_words.borrow_mut().clear();
         let _ = sender.send(outcome.into());
     }
 }
@@ -357,7 +365,11 @@ fn named(line: &[u8], is_cut: bool, waiting: &Waiting) -> Option<String> {
 impl AnswerLine {
     fn outcome(self) -> Outcome {
         if self.ok {
-            Outcome::Done { result: self.result.filter(|raw| raw.get() != "null"), follow_ups: Vec::new() }
+            Outcome::Done {
+                result: self.result.filter(|raw| raw.get() != "null"),
+                follow_ups: Vec::new(),
+                note: None,
+            }
         } else {
             let error = self.error.unwrap_or_else(|| "the program gave no reason".to_owned());
             match self.retry {

@@ -121,7 +121,7 @@ impl Bench {
         self.pass(ran);
         let finished = Finished {
             seq,
-            outcome: Outcome::Done { result: None, follow_ups: vec![] },
+            outcome: Outcome::Done { result: None, follow_ups: vec![], note: None },
             started: ended,
             ended: self.now,
             stderr_tail: None,

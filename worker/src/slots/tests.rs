@@ -14,7 +14,7 @@ struct Sleep {
 impl Handler for Sleep {
     fn start(&self, task: &Task, _: Context) -> Run {
         let span = Duration::from_millis(task.spec.payload.parse().unwrap());
-        let done = || Outcome::Done { result: None, follow_ups: vec![] }.into();
+        let done = || Outcome::Done { result: None, follow_ups: vec![], note: None }.into();
         if self.blocking {
             let run = tokio::task::spawn_blocking(move || std::thread::sleep(span));
             return Box::pin(async move { run.await.map_or_else(|_| Outcome::GiveBack.into(), |()| done()) });

@@ -163,7 +163,7 @@ impl Bench<'_> {
                 settle(
                     delivery,
                     &spec,
-                    Outcome::Done { result: None, follow_ups: Vec::new() },
+                    Outcome::Done { result: None, follow_ups: Vec::new(), note: None },
                     &run,
                     &policy,
                     0.5,

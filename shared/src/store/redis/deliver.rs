@@ -143,7 +143,7 @@ impl RedisStore {
             Some(token) => call.arg(token),
             None => call.arg(""),
         };
-        let mut parts = Parts::new(self.link.run_one(call).await?)?;
+        let mut parts = Parts::new(self.link.read_one(call).await?)?;
         let mut all = Vec::with_capacity(parts.left() / 4);
         while !parts.is_empty() {
             let id = job_id(&parts.text()?)?;

@@ -17,7 +17,7 @@ impl RedisStore {
         jobs: &[NewJob],
         max_waiting: u64,
     ) -> Result<Vec<Enqueued>, StoreError> {
-        self.link.room().await?;
+        self.room().await?;
         self.register(queue).await?;
         let mut answers = Vec::with_capacity(jobs.len());
         for batch in jobs.chunks(MAX_BATCH) {
@@ -84,7 +84,9 @@ impl RedisStore {
 
     /// Enters a queue in the registry.
     pub(super) async fn enter(&self, queue: &QueueName) -> Result<(), StoreError> {
-        self.link.query::<()>(redis::cmd("SADD").arg(self.keys.queues()).arg(queue.as_str())).await?;
+        let mut call = self.link.scripts.enter.call(self.keys.namespace());
+        call.arg("queues").arg(queue.as_str());
+        self.link.run_one(call).await?;
         if let Ok(mut known) = self.known.lock() {
             known.insert(queue.clone());
         }

@@ -101,9 +101,10 @@ impl RedisStore {
     /// # Errors
     /// See [`StoreError`].
     pub async fn inbox_takers(&self, queue: &QueueName, taker: &str) -> Result<Vec<String>, StoreError> {
-        let takers = self.keys.of(queue, "takers");
-        self.link.query::<i64>(&Cmd::sadd(&takers, taker)).await?;
-        self.link.query(&Cmd::smembers(&takers)).await
+        let mut call = self.link.scripts.enter.call(&self.keys.base(queue));
+        call.arg("takers").arg(taker);
+        self.link.run_one(call).await?;
+        self.link.query(&Cmd::smembers(self.keys.of(queue, "takers"))).await
     }
 
     /// What stands in a taker's list, oldest first: left behind by an earlier life of it.
@@ -129,7 +130,7 @@ impl RedisStore {
         jobs: &[(NewJob, Taken)],
         max_waiting: u64,
     ) -> Result<Vec<Option<Enqueued>>, StoreError> {
-        self.link.room().await?;
+        self.room().await?;
         self.register(queue).await?;
         let (jobs, raw): (Vec<NewJob>, Vec<&Taken>) =
             jobs.iter().map(|(job, raw)| (job.clone(), raw)).unzip();

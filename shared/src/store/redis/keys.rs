@@ -59,6 +59,11 @@ impl Keys {
         rest.split_once('}').map(|(queue, _)| queue)
     }
 
+    /// The base of the keys that belong to no queue.
+    pub(super) fn namespace(&self) -> &str {
+        self.namespace.as_str()
+    }
+
     pub(super) fn queues(&self) -> String {
         format!("{}:queues", self.namespace)
     }

@@ -105,12 +105,16 @@ impl Line {
 
     /// What a call ended with; gives the connection up if it is to blame.
     pub(super) fn judge(&self, open: &Open, error: &RedisError) {
-        if !is_spent(error) {
-            return;
+        if is_spent(error) {
+            tracing::debug!(%error, "the connection to Redis is given up");
+            self.leave(open);
         }
+    }
+
+    /// Gives a connection up.
+    pub(super) fn leave(&self, open: &Open) {
         let Ok(mut current) = self.0.current.lock() else { return };
         if current.as_ref().is_some_and(|current| current.number == open.number) {
-            tracing::debug!(%error, "the connection to Redis is given up");
             *current = None;
         }
     }

@@ -19,9 +19,14 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Connections that block: one for each watched inbox.
 const BLOCKING: usize = 256;
 /// How long the memory figure that admits enqueues may be old.
-const MEMORY_AGE: Duration = Duration::from_millis(500);
+pub(super) const MEMORY_AGE: Duration = Duration::from_millis(500);
 /// Enqueues are refused above this share of `maxmemory`, so that acknowledgements and retries still fit.
 const MEMORY_SHARE: f64 = 0.8;
+/// How long a connection may go on being read from before it is asked whether its server still is the primary: a
+/// write would be told, a read never is.
+const ROLE_AGE: Duration = Duration::from_secs(5);
+const REPLICA: &str =
+    "its address leads to a read-only replica, which takes no jobs: name the primary, or promote this one";
 /// The oldest server whose scripts know flags.
 const MIN_VERSION: (u32, u32) = (7, 0);
 
@@ -34,7 +39,9 @@ pub(super) struct Link {
     blocking: Pool,
     pub(super) scripts: Scripts,
     /// When memory was last looked at, and what came of it.
-    memory: Mutex<Option<(Mono, Result<(), StoreError>)>>,
+    pub(super) memory: Mutex<Option<(Mono, Result<(), StoreError>)>>,
+    /// When the role of the server was last looked at.
+    role: Mutex<Mono>,
 }
 
 /// Made when first asked for; none of the library's own waits is endless.
@@ -53,25 +60,34 @@ fn blocking_pool(client: &Client) -> Result<Pool, StoreError> {
         .map_err(|error| StoreError::Unfit(error.to_string()))
 }
 
+/// What callers are told of an error. What only another configuration mends is [`StoreError::Unfit`].
 pub(super) fn failed(error: &RedisError) -> StoreError {
-    match error.kind() {
-        ErrorKind::Server(ServerErrorKind::ResponseError) if error.code() == Some("OOM") => {
-            StoreError::NearLimit("Redis has reached its maxmemory".to_owned())
-        }
-        ErrorKind::Server(ServerErrorKind::NoPerm) | ErrorKind::AuthenticationFailed => {
-            StoreError::Unfit(format!("Redis refused: {error}"))
-        }
-        _ if error.code() == Some("OOM") => {
-            StoreError::NearLimit("Redis has reached its maxmemory".to_owned())
-        }
-        _ if error.code() == Some("MISCONF") => {
+    let detail = || error.detail().unwrap_or("no reason is given");
+    match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => StoreError::Unfit(
+            "Redis does not know this user with this password (WRONGPASS): correct them in the URL".to_owned(),
+        ),
+        (_, Some("NOAUTH")) => StoreError::Unfit(
+            "Redis wants a user and a password (NOAUTH): put them into the URL, as in redis://USER:PASSWORD@HOST"
+                .to_owned(),
+        ),
+        (ErrorKind::Server(ServerErrorKind::NoPerm), _) => StoreError::Unfit(format!(
+            "the Redis user of the URL may not do this (NOPERM: {}): let it, as by ACL SETUSER USER +@all -@admin \
+             '~NAMESPACE*' '~{{NAMESPACE}}*' '&NAMESPACE:*'",
+            detail()
+        )),
+        // Whoever promotes it makes it fit, so it is awaited.
+        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => StoreError::Unavailable(REPLICA.to_owned()),
+        (_, Some("OOM")) => StoreError::NearLimit("Redis has reached its maxmemory".to_owned()),
+        (_, Some("MISCONF")) => {
             StoreError::NearLimit("Redis cannot write to its disk (MISCONF)".to_owned())
-        }
-        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => {
-            StoreError::Unfit("Redis wants another user name or password".to_owned())
         }
         _ => StoreError::Unavailable(error.to_string()),
     }
+}
+
+fn is_replica(info: &redis::InfoDict) -> bool {
+    info.get::<String>("role").as_deref() == Some("slave")
 }
 
 impl Link {
@@ -87,7 +103,8 @@ impl Link {
         let mut open = line.get().await.map_err(|error| failed(&error))?;
         scripts.load(&mut open.connection).await.map_err(|error| failed(&error))?;
         let blocking = blocking_pool(&client)?;
-        let link = Self { client, line, blocking, scripts, memory: Mutex::new(None) };
+        let link =
+            Self { client, line, blocking, scripts, memory: Mutex::new(None), role: Mutex::new(Mono::now()) };
         link.check_server().await?;
         Ok(link)
     }
@@ -124,8 +141,35 @@ impl Link {
         answers.into_iter().next().ok_or_else(|| StoreError::Corrupt("Redis gave no answer".to_owned()))
     }
 
-    /// Runs a plain command.
+    /// Runs one script call that writes nothing.
+    pub(super) async fn read_one(&self, call: Cmd) -> Result<Value, StoreError> {
+        self.ask_role().await?;
+        self.run_one(call).await
+    }
+
+    /// Runs a plain command, which reads.
     pub(super) async fn query<T: redis::FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
+        self.ask_role().await?;
+        self.command(cmd).await
+    }
+
+    /// Gives the connection up where it leads to a replica: the next one may lead to the primary. A store that is a
+    /// replica for good can be read all the same.
+    async fn ask_role(&self) -> Result<(), StoreError> {
+        let Ok(mut asked) = self.role.try_lock() else { return Ok(()) };
+        if Mono::now().since(*asked) < ROLE_AGE {
+            return Ok(());
+        }
+        let open = self.line.get().await.map_err(|error| failed(&error))?;
+        let info: redis::InfoDict = self.command(redis::cmd("INFO").arg("replication")).await?;
+        if is_replica(&info) {
+            self.line.leave(&open);
+        }
+        *asked = Mono::now();
+        Ok(())
+    }
+
+    async fn command<T: redis::FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
         let mut open = self.line.get().await.map_err(|error| failed(&error))?;
         cmd.query_async(&mut open.connection).await.map_err(|error| {
             self.line.judge(&open, &error);
@@ -169,15 +213,13 @@ impl Link {
     }
 
     /// Whether there is room for more jobs.
-    pub(super) async fn room(&self) -> Result<(), StoreError> {
-        let mut memory = self.memory.lock().await;
-        let now = Mono::now();
-        if let Some((at, verdict)) = memory.as_ref()
-            && now.since(*at) < MEMORY_AGE
-        {
-            return verdict.clone();
+    pub(super) async fn judge_memory(&self) -> Result<Result<(), StoreError>, StoreError> {
+        let open = self.line.get().await.map_err(|error| failed(&error))?;
+        let info: redis::InfoDict = self.command(redis::cmd("INFO").arg("memory").arg("replication")).await?;
+        if is_replica(&info) {
+            self.line.leave(&open);
+            return Err(StoreError::Unavailable(REPLICA.to_owned()));
         }
-        let info: redis::InfoDict = self.query(redis::cmd("INFO").arg("memory")).await?;
         let (used, limit): (u64, u64) =
             (info.get("used_memory").unwrap_or(0), info.get("maxmemory").unwrap_or(0));
         let policy: String = info.get("maxmemory_policy").unwrap_or_default();
@@ -194,8 +236,7 @@ impl Link {
         } else {
             Ok(())
         };
-        *memory = Some((now, verdict.clone()));
-        verdict
+        Ok(verdict)
     }
 
     pub(super) async fn durability(&self) -> Result<Durability, StoreError> {

@@ -24,6 +24,7 @@ mod reply;
 mod scripts;
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::{StoreConfig, StoreError};
@@ -39,6 +40,8 @@ pub struct RedisStore {
     keys: keys::Keys,
     /// Queues that this process has entered in the registry.
     known: Arc<Mutex<HashSet<QueueName>>>,
+    /// How many queues have been asked to make room, so that each has its turn.
+    gave_way: Arc<AtomicUsize>,
 }
 
 impl RedisStore {
@@ -52,6 +55,7 @@ impl RedisStore {
             link: Arc::new(link),
             keys: keys::Keys::new(config.namespace.clone()),
             known: Arc::default(),
+            gave_way: Arc::default(),
         })
     }
 }

@@ -1,12 +1,16 @@
 //! What people do to jobs and queues.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use redis::Cmd;
 
 use super::RedisStore;
 use super::deliver::{Kept, millis};
 use super::enqueue::due_args;
+use super::link::MEMORY_AGE;
+use crate::clock::{Mono, StoreTime};
 use crate::job::progress::Progress;
 use crate::job::view::{Found, Place};
 use crate::job::{Due, FinalState, Policy, State};
@@ -15,6 +19,13 @@ use crate::store::{Cancelled, Changed, Durability, HostBeat, StoreError};
 
 /// How often a change is tried again when the job moved between being looked at and being changed.
 const TRIES: usize = 16;
+
+/// Where memory is short, kept jobs are forgotten but for those that ended so lately: whoever waits for one must see it.
+const READABLE: Duration = Duration::from_secs(2);
+/// How long that may take, before an enqueue is answered.
+const GIVE_WAY_WITHIN: Duration = Duration::from_millis(100);
+/// Queues that are asked in one round trip to let kept jobs go.
+const GIVE_WAY_AT_ONCE: usize = 16;
 
 fn busy() -> StoreError {
     StoreError::Unavailable("the job keeps changing; try again".to_owned())
@@ -50,16 +61,7 @@ impl RedisStore {
                     }
                 }
                 Place::Waiting { due } => {
-                    let mut progress = seen.found.progress.clone();
-                    progress.state = Some(FinalState::Cancelled);
-                    // No error ended it; what went wrong before stands with the attempts.
-                    progress.error = None;
-                    progress.due = progress.due.or(Some(due.as_millis()));
-                    progress.ended = Some(seen.found.now.as_millis());
-                    let record = &seen.found.record;
-                    let digest = if record.chosen() { record.digest() } else { String::new() };
-                    let mut call = self.revise_call(queue, id, &seen, "finish");
-                    call.arg(progress.encode(0)).arg(digest).arg(Policy::default().keep_done_max);
+                    let call = self.finish_call(queue, &seen, *due, FinalState::Cancelled);
                     if self.done(call).await? {
                         return Ok(Cancelled::Now);
                     }
@@ -67,6 +69,40 @@ impl RedisStore {
             }
         }
         Err(busy())
+    }
+
+    /// Ends a job that waits, as cancelled or expired.
+    fn finish_call(&self, queue: &QueueName, seen: &Seen, due: StoreTime, state: FinalState) -> Cmd {
+        let found = &seen.found;
+        let progress = Progress {
+            state: Some(state),
+            // No error ended it; what went wrong before stands with the attempts.
+            error: None,
+            due: found.progress.due.or(Some(due.as_millis())),
+            ended: Some(found.now.as_millis()),
+            ..found.progress.clone()
+        };
+        let digest = if found.record.chosen() { found.record.digest() } else { String::new() };
+        let mut call = self.revise_call(queue, &found.id, seen, "finish");
+        call.arg(progress.encode(0)).arg(digest).arg(Policy::default().keep_done_max).arg(state.as_str());
+        call
+    }
+
+    /// See [`crate::store::Store::expire`].
+    pub async fn expire(&self, queue: &QueueName, ids: &[JobId]) -> Result<u64, StoreError> {
+        let seen = self.look_raw(queue, ids).await?;
+        let mut calls = Vec::new();
+        for seen in seen.iter().flatten().filter(|seen| seen.found.is_over()) {
+            if let Place::Waiting { due } = seen.found.place {
+                calls.push(self.finish_call(queue, seen, due, FinalState::Expired));
+            }
+        }
+        if calls.is_empty() {
+            return Ok(0);
+        }
+        // One that was pulled or changed meanwhile is left alone.
+        let answers = self.link.run(&calls).await?;
+        Ok(answers.iter().filter(|answer| **answer == redis::Value::Int(1)).count() as u64)
     }
 
     /// See [`crate::store::Store::reschedule`].
@@ -163,19 +199,12 @@ impl RedisStore {
         }
     }
 
-    async fn announce(&self, queue: &QueueName) -> Result<(), StoreError> {
-        self.link
-            .query::<i64>(redis::cmd("PUBLISH").arg(self.keys.of(queue, "hints")).arg("changed"))
-            .await?;
-        Ok(())
-    }
-
     /// See [`crate::store::Store::pause`].
     pub async fn pause(&self, queue: &QueueName, paused: bool) -> Result<(), StoreError> {
         self.enter(queue).await?;
-        let meta = self.keys.of(queue, "meta");
-        self.link.query::<i64>(redis::cmd("HSET").arg(meta).arg("paused").arg(u8::from(paused))).await?;
-        self.announce(queue).await
+        let mut call = self.link.scripts.adjust.call(&self.keys.base(queue));
+        call.arg("paused").arg(u8::from(paused));
+        self.link.run_one(call).await.map(|_| ())
     }
 
     /// See [`crate::store::Store::live`].
@@ -191,14 +220,9 @@ impl RedisStore {
         value: Option<&str>,
     ) -> Result<(), StoreError> {
         self.enter(queue).await?;
-        let live = self.keys.of(queue, "live");
-        match value {
-            Some(value) => self.link.query::<i64>(redis::cmd("HSET").arg(live).arg(key).arg(value)).await?,
-            None => self.link.query::<i64>(redis::cmd("HDEL").arg(live).arg(key)).await?,
-        };
-        let meta = self.keys.of(queue, "meta");
-        self.link.query::<i64>(redis::cmd("HINCRBY").arg(meta).arg("live").arg(1)).await?;
-        self.announce(queue).await
+        let mut call = self.link.scripts.adjust.call(&self.keys.base(queue));
+        call.arg("live").arg(key).arg(value);
+        self.link.run_one(call).await.map(|_| ())
     }
 
     /// See [`crate::store::Store::beat`].
@@ -233,7 +257,50 @@ impl RedisStore {
 
     /// See [`crate::store::Store::room`].
     pub async fn room(&self) -> Result<(), StoreError> {
-        self.link.room().await
+        let mut memory = self.link.memory.lock().await;
+        let now = Mono::now();
+        if let Some((at, verdict)) = memory.as_ref()
+            && now.since(*at) < MEMORY_AGE
+        {
+            return verdict.clone();
+        }
+        let mut verdict = self.link.judge_memory().await?;
+        while matches!(verdict, Err(StoreError::NearLimit(_)))
+            && Mono::now().since(now) < GIVE_WAY_WITHIN
+            && self.give_way().await?
+        {
+            verdict = self.link.judge_memory().await?;
+        }
+        *memory = Some((now, verdict.clone()));
+        verdict
+    }
+
+    /// Forgets some of what is kept only to be read. Answers whether there was any.
+    async fn give_way(&self) -> Result<bool, StoreError> {
+        let began = Mono::now();
+        let mut queues = self.queues().await?;
+        if !queues.is_empty() {
+            let first = self.gave_way.fetch_add(GIVE_WAY_AT_ONCE, Ordering::Relaxed) % queues.len();
+            queues.rotate_left(first);
+        }
+        for queues in queues.chunks(GIVE_WAY_AT_ONCE) {
+            let calls: Vec<_> = queues
+                .iter()
+                .map(|queue| {
+                    let mut call = self.link.scripts.give_way.call(&self.keys.base(queue));
+                    call.arg(millis(READABLE));
+                    call
+                })
+                .collect();
+            let gone = self.link.run(&calls).await?;
+            if gone.iter().any(|gone| *gone != redis::Value::Int(0)) {
+                return Ok(true);
+            }
+            if Mono::now().since(began) > GIVE_WAY_WITHIN {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     /// See [`crate::store::Store::durability`].

@@ -24,7 +24,7 @@ impl RedisStore {
         for id in ids {
             call.arg(id.as_str());
         }
-        let mut parts = Parts::new(self.link.run_one(call).await?)?;
+        let mut parts = Parts::new(self.link.read_one(call).await?)?;
         let now = parts.time()?;
         let mut all = Vec::with_capacity(ids.len());
         for id in ids {
@@ -89,7 +89,7 @@ impl RedisStore {
 
     /// The queue's own clock: the server's, corrected where it has jumped. What is due is judged by it alone.
     async fn queue_now(&self, queue: &QueueName) -> Result<StoreTime, StoreError> {
-        Parts::new(self.link.run_one(self.link.scripts.glance.call(&self.keys.base(queue))).await?)?.time()
+        Parts::new(self.link.read_one(self.link.scripts.glance.call(&self.keys.base(queue))).await?)?.time()
     }
 
     /// Cursor: `PRIORITY SCORE ID` of the last job shown.
@@ -242,7 +242,7 @@ impl RedisStore {
     /// See [`crate::store::Store::overview`].
     pub async fn overview(&self, queue: &QueueName) -> Result<QueueView, StoreError> {
         let call = self.link.scripts.glance.call(&self.keys.base(queue));
-        let mut parts = Parts::new(self.link.run_one(call).await?)?;
+        let mut parts = Parts::new(self.link.read_one(call).await?)?;
         let now = parts.time()?;
         let paused = parts.flag()?;
         let ready: u64 = parts.number()?;

@@ -56,6 +56,9 @@ pub(super) struct Scripts {
     pub(super) steer: Script,
     pub(super) beat: Script,
     pub(super) plot: Script,
+    pub(super) enter: Script,
+    pub(super) adjust: Script,
+    pub(super) give_way: Script,
     pub(super) bare_enqueue: Script,
     pub(super) bare_drain: Script,
 }
@@ -78,12 +81,15 @@ impl Scripts {
             steer: script!("steer", " flags=allow-oom"),
             beat: script!("beat", " flags=allow-oom"),
             plot: script!("plot", ""),
+            enter: script!("enter", " flags=allow-oom"),
+            adjust: script!("adjust", " flags=allow-oom"),
+            give_way: script!("give_way", " flags=allow-oom"),
             bare_enqueue: script!("bare_enqueue", ""),
             bare_drain: script!("bare_drain", ""),
         }
     }
 
-    fn all(&self) -> [&Script; 17] {
+    fn all(&self) -> [&Script; 20] {
         [
             &self.enqueue,
             &self.exchange,
@@ -100,6 +106,9 @@ impl Scripts {
             &self.steer,
             &self.beat,
             &self.plot,
+            &self.enter,
+            &self.adjust,
+            &self.give_way,
             &self.bare_enqueue,
             &self.bare_drain,
         ]
@@ -107,11 +116,13 @@ impl Scripts {
 
     /// Gives the server every script.
     pub(super) async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let mut pipe = Pipeline::new();
+        let mut calls = Vec::new();
         for script in self.all() {
-            pipe.cmd("SCRIPT").arg("LOAD").arg(&script.text).ignore();
+            let mut call = redis::cmd("SCRIPT");
+            call.arg("LOAD").arg(&script.text);
+            calls.push(call);
         }
-        pipe.query_async(connection).await
+        send(connection, &calls).await?.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
     /// Runs calls in one round trip. Where the server does not know a script, nothing of that call has run, so the

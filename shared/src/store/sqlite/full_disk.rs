@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::testing::*;
-use crate::job::NewJob;
+use crate::job::{NewJob, Outcome, State};
 use crate::store::StoreError;
 
 /// A mounted tmpfs.
@@ -63,7 +63,28 @@ async fn a_backlog_drains_on_a_full_disk() {
     drop(file);
     let reserve = || fs::metadata(small.0.join("jobs.db-reserve")).unwrap().len();
     assert!(reserve() > 512 * 1024);
-    assert_eq!(finish_all(&store, &q, &retention()).await, stored);
+    // Whoever waits for one of them learns how it ended; what is kept for that is bounded.
+    let held = pull(&store, &q, 1).await.deliveries;
+    end(&store, &q, &held, || {
+        let result = serde_json::value::RawValue::from_string(format!("\"{}\"", "r".repeat(50_000)));
+        Outcome::Done { result: result.ok(), follow_ups: Vec::new(), note: None }
+    })
+    .await;
+    let found = store.look(&q, &[held[0].id.clone()]).await.unwrap().remove(0).unwrap();
+    assert_eq!(found.state(), State::Done);
+    assert!(found.progress.error.unwrap().contains("could not be kept"));
+    let held = pull(&store, &q, 1).await.deliveries;
+    end(&store, &q, &held, || {
+        let result = serde_json::value::RawValue::from_string("42".to_owned());
+        Outcome::Done { result: result.ok(), follow_ups: Vec::new(), note: None }
+    })
+    .await;
+    let found = store.look(&q, &[held[0].id.clone()]).await.unwrap().remove(0).unwrap();
+    assert_eq!((found.state(), found.progress.result.unwrap().get()), (State::Done, "42"));
+    let held = pull(&store, &q, 200).await.deliveries;
+    end(&store, &q, &held, done).await;
+    assert_eq!(store.overview(&q).await.unwrap().done, 64);
+    assert_eq!(finish_all(&store, &q, &retention()).await, stored - 202);
     assert_eq!(reserve(), 0, "the reserve was what made room");
     let view = store.overview(&q).await.unwrap();
     assert_eq!((view.ready, view.running, view.ended_total), (0, 0, u64::try_from(stored).unwrap()));

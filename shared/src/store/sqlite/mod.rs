@@ -41,6 +41,7 @@ mod testing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -113,8 +114,13 @@ impl SqliteStore {
         let (opened, opening) = oneshot::channel();
         spawn("sqlite-write", move || {
             let writer = open::prepare(&path).and_then(|file| {
-                let place =
-                    Place { file, namespace, clocks: guard::Clocks::new(), generation: Arc::default() };
+                let place = Place {
+                    file,
+                    namespace,
+                    clocks: guard::Clocks::new(),
+                    generation: Arc::default(),
+                    replaced: Arc::default(),
+                };
                 Ok((Writer::open(place.clone())?, place))
             });
             match writer {
@@ -132,6 +138,12 @@ impl SqliteStore {
         spawn("sqlite-read", move || reader.run(looking))?;
         let (closed, _) = watch::channel(());
         Ok(Self { inner: Arc::new(Inner { writes, looks, place, closed }) })
+    }
+
+    /// Whether another file was found in the place of the one that was opened, and is used instead since.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        self.inner.place.replaced.load(Ordering::Relaxed)
     }
 
     fn file(&self) -> &Path {
@@ -253,6 +265,11 @@ impl SqliteStore {
     pub async fn cancel(&self, queue: &QueueName, id: &JobId) -> Result<Cancelled, StoreError> {
         let (queue, id) = (queue.clone(), id.clone());
         self.write(true, move |tx| operate::cancel(tx, &queue, &id)).await
+    }
+
+    pub async fn expire(&self, queue: &QueueName, ids: &[JobId]) -> Result<u64, StoreError> {
+        let (queue, ids) = (queue.clone(), ids.to_vec());
+        self.write(false, move |tx| operate::expire(tx, &queue, &ids)).await
     }
 
     pub async fn reschedule(&self, queue: &QueueName, id: &JobId, due: Due) -> Result<Changed, StoreError> {

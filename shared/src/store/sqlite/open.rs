@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rustix::fs::Access;
+use rustix::io::Errno;
 
 use super::disk::Disk;
 use super::fault::{Fault, Remedy};
@@ -53,12 +55,17 @@ const FUSE: u32 = 0x6573_5546;
 /// descriptor drops them all. So the file is made under this lock, and otherwise only looked at by its path.
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// Which file it is, to notice when another one takes its place.
+/// Which file it is, to notice when another one takes its place: a number alone is soon used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity(u64, u64);
+pub(super) struct Identity {
+    device: u64,
+    number: u64,
+    born: Option<std::time::SystemTime>,
+}
 
 pub(super) fn identity(file: &Path) -> Option<Identity> {
-    fs::metadata(file).ok().map(|found| Identity(found.dev(), found.ino()))
+    let found = fs::metadata(file).ok()?;
+    Some(Identity { device: found.dev(), number: found.ino(), born: found.created().ok() })
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {
@@ -77,11 +84,15 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
         )));
     }
     let unfit = |error: &dyn std::fmt::Display| StoreError::Unfit(format!("{}: {error}", path.display()));
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => denied(path, "reach or make"),
+        _ => unfit(&error),
+    };
     let name = path.file_name().ok_or_else(|| unfit(&"it names no file"))?;
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|error| unfit(&error))?;
-    let parent = parent.canonicalize().map_err(|error| unfit(&error))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    let parent = parent.canonicalize().map_err(failed)?;
     check_file_system(&parent)?;
     let mut file = parent.join(name);
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +108,7 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
             Some(found.len())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(unfit(&error)),
+        Err(error) => return Err(failed(error)),
     };
     // SQLite would take an empty file for a new database and throw the log away.
     let log = beside(&file, "-wal");
@@ -114,10 +125,46 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
         match made {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(unfit(&error)),
+            Err(error) => return Err(failed(error)),
         }
     }
     Ok(file)
+}
+
+/// What this user may not do, and how it may.
+fn denied(path: &Path, what: &str) -> StoreError {
+    let user = rustix::process::geteuid().as_raw();
+    StoreError::Unfit(format!(
+        "user {user} may not {what} {}: run as the user whom it belongs to, or give it to user {user} (chown, chmod)",
+        path.display()
+    ))
+}
+
+/// Whether this user may read and write the file and what SQLite keeps beside it. SQLite itself says only that it
+/// cannot open the file, as it does when a disk fails, or opens what it may not write for reading.
+fn permitted(file: &Path) -> Result<(), StoreError> {
+    let both = Access::READ_OK | Access::WRITE_OK;
+    for part in [file, &beside(file, "-wal"), &beside(file, "-shm")] {
+        match rustix::fs::access(part, both) {
+            Err(Errno::ACCESS | Errno::PERM) => return Err(denied(part, "read and write")),
+            Err(Errno::ROFS) => return Err(read_only(part)),
+            // What is not there is made, or missed later.
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let Some(folder) = file.parent() else { return Ok(()) };
+    match rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+        Err(Errno::ACCESS | Errno::PERM) => Err(denied(folder, "make files in")),
+        Err(Errno::ROFS) => Err(read_only(folder)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn read_only(path: &Path) -> StoreError {
+    StoreError::Unfit(format!(
+        "{} is on a file system that is mounted read-only: mount it for writing, or keep the file elsewhere",
+        path.display()
+    ))
 }
 
 #[cfg(target_os = "linux")]
@@ -264,6 +311,7 @@ pub(super) fn connect_writer(
         Remedy::None => StoreError::Unfit(format!("{}: {}", file.display(), fault.into_store())),
         Remedy::Busy | Remedy::Full | Remedy::Reopen => fault.into_store(),
     };
+    permitted(file)?;
     let mut conn = connect(file, WRITER_CACHE_KIB, patience).map_err(broken)?;
     let began = Mono::now();
     // Changing to WAL takes a lock for which the busy handler is not always asked.

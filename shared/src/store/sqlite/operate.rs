@@ -122,8 +122,14 @@ pub(super) fn cancel(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId) -> Result<C
         tx.nudge(Nudge::Cancel { queue: queue.clone(), worker: unacked.worker.clone(), id: id.clone() });
         return Ok(Cancelled::Told(unacked.worker));
     }
+    finish(tx, job, id, FinalState::Cancelled)?;
+    Ok(Cancelled::Now)
+}
+
+/// Ends a job that waits.
+fn finish(tx: &mut Tx<'_>, job: Job, id: &JobId, state: FinalState) -> Result<(), Fault> {
     let mut progress = job.progress(id)?;
-    progress.state = Some(FinalState::Cancelled);
+    progress.state = Some(state);
     progress.ended = Some(tx.now().as_millis());
     progress.due.get_or_insert_with(|| StoreTime::from_micros(job.row.at).as_millis());
     progress.error = None;
@@ -131,8 +137,24 @@ pub(super) fn cancel(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId) -> Result<C
     let record = Record::new(job.row.record);
     let remember = record.chosen().then(|| record.digest());
     let mut sheet = Sheet::new(tx, job.at, None)?;
-    sheet.enter(tx, id.as_str(), FinalState::Cancelled, &progress.encode(0), remember.as_deref())?;
-    Ok(Cancelled::Now)
+    sheet.enter(tx, id.as_str(), state, &progress.encode(0), remember.as_deref())?;
+    Ok(())
+}
+
+pub(super) fn expire(tx: &mut Tx<'_>, queue: &QueueName, ids: &[JobId]) -> Result<u64, Fault> {
+    let mut ended = 0;
+    for id in &ids[..ids.len().min(MAX_BATCH)] {
+        let Some(job) = job(tx, queue, id)? else { continue };
+        if job.state.is_final() || job.running.is_some() {
+            continue;
+        }
+        let spec = Record::new(job.row.record.clone()).decode();
+        if spec.is_ok_and(|spec| spec.expires.is_some_and(|expires| expires <= tx.now())) {
+            finish(tx, job, id, FinalState::Expired)?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
 }
 
 pub(super) fn reschedule(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId, due: Due) -> Result<Changed, Fault> {

@@ -9,9 +9,14 @@ use super::hints::Nudge;
 use super::tx::{Raw, Tx, code};
 use crate::clock::StoreTime;
 use crate::job::settle::{Again, FollowUp, Settlement, Write};
-use crate::job::{Due, FinalState};
+use crate::job::{Attempt, Due, FinalState, Progress};
 use crate::store::{Answer, Retention, SettleRequest};
 
+/// While the disk is nearly full, so many of a queue's jobs that ended well are kept in each state, for whoever waits for
+/// one of them, and only those whose record and progress are no longer than this: in bytes.
+const TIGHT_KEPT: u64 = 64;
+const TIGHT_RECORD: i64 = 4096;
+const TIGHT_PROGRESS: usize = 1024;
 /// So many more ended jobs than the call added are removed at once, where a limit was lowered.
 const EXTRA_REMOVALS: u64 = 256;
 
@@ -37,7 +42,7 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
     let mut taker = Taker::new(tx, no)?;
     let mut answers = Vec::with_capacity(request.settlements.len());
     let mut nudge = Nudge::work(&request.queue);
-    let mut released = 0;
+    let (mut released, mut fronts) = (0, Vec::new());
     for item in &request.settlements {
         let taken = match lease {
             Some(lease) => taker.take_back(tx, lease, item)?,
@@ -55,9 +60,22 @@ pub(super) fn settle(tx: &mut Tx<'_>, request: &SettleRequest) -> Result<Vec<Ans
                 let (id, state) = (item.id.as_str(), FinalState::Cancelled);
                 sheet.enter(tx, id, state, &ended.progress, ended.remember.as_deref())?
             }
-            (Write::Return { again }, _) => put_back(tx, at, no, item, *again, taken.due, &mut nudge)?,
+            (Write::Return { again }, _) => {
+                let known = put_back(tx, at, no, item, *again, &mut nudge)?;
+                if known && *again == Again::Front {
+                    fronts.push((item, taken.due));
+                }
+                known
+            }
         };
         answers.push(if known { Answer::Ok } else { Answer::Gone });
+    }
+    // From the last to the first, each before the others: they keep their order.
+    for (item, due) in fronts.into_iter().rev() {
+        let rank = -i64::from(item.priority);
+        let score = front(tx, no, rank, due)?;
+        place(tx, no, item, score)?;
+        nudge.add(score, tx.now());
     }
     let queue = tx.change(at);
     queue.running = queue.running.saturating_sub(u64::try_from(released).unwrap_or(0));
@@ -173,31 +191,40 @@ fn let_go(tx: &Tx<'_>, lease: Lease, released: i64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Lets a job wait again. What goes to the front is placed by the caller, when it knows all that does.
 fn put_back(
     tx: &mut Tx<'_>,
     at: usize,
     no: i64,
     item: &Settlement,
     again: Again,
-    due: StoreTime,
     nudge: &mut Nudge,
 ) -> Result<bool, Fault> {
-    let now = tx.now();
     let rank = -i64::from(item.priority);
-    let score = match again {
-        Again::Front => front(tx, no, rank, due)?,
-        Again::After(span) => now + span,
-    };
     let known = tx
-        .sql("UPDATE jobs SET place = 0, at = ?3, rank = ?4, progress = ?5 WHERE queue = ?1 AND id = ?2")?
-        .execute(params![no, item.id.as_str(), score.as_micros(), rank, item.progress])?;
+        .sql("UPDATE jobs SET place = 0, rank = ?3, progress = ?4 WHERE queue = ?1 AND id = ?2")?
+        .execute(params![no, item.id.as_str(), rank, item.progress])?;
     if known == 0 {
         return Ok(false);
     }
-    wait(tx, no, rank, score, item.id.as_str())?;
+    if let Again::After(span) = again {
+        let now = tx.now();
+        place(tx, no, item, now + span)?;
+        nudge.add(now + span, now);
+    }
     tx.change(at).waiting += 1;
-    nudge.add(score, now);
     Ok(true)
+}
+
+/// Enters a job among the waiting ones.
+fn place(tx: &Tx<'_>, no: i64, item: &Settlement, score: StoreTime) -> Result<(), Fault> {
+    let id = item.id.as_str();
+    tx.sql("UPDATE jobs SET at = ?3 WHERE queue = ?1 AND id = ?2")?.execute(params![
+        no,
+        id,
+        score.as_micros()
+    ])?;
+    wait(tx, no, -i64::from(item.priority), score, id)
 }
 
 fn finish(
@@ -247,22 +274,32 @@ impl<'c, 'r> Sheet<'c, 'r> {
         remember: Option<&str>,
     ) -> Result<bool, Fault> {
         let (now, state_code) = (tx.now().as_micros(), code(state));
+        let brief;
+        let mut progress = progress;
         if tx.tight && state != FinalState::Dead {
             // The disk is nearly full: room for acknowledgements is worth more than history.
-            let known =
-                tx.sql("DELETE FROM jobs WHERE queue = ?1 AND id = ?2")?.execute(params![self.no, id])?;
-            if known == 0 {
-                return Ok(false);
+            let gone = tx
+                .sql("DELETE FROM jobs WHERE queue = ?1 AND id = ?2 AND length(record) > ?3")?
+                .execute(params![self.no, id, TIGHT_RECORD])?;
+            if gone > 0 {
+                return self.count(tx, id, remember);
             }
-        } else {
-            let seq = tx.change(self.at).next_seq();
-            if self.write.execute(params![self.no, id, state_code, seq])? == 0 {
-                return Ok(false);
-            }
-            self.enter.execute(params![self.no, state_code, seq, id, now, progress])?;
-            *tx.change(self.at).kept(state_code) += 1;
-            self.added[usize::try_from(state_code - 1).unwrap_or(0)] += 1;
+            brief = shortened(progress);
+            progress = &brief;
         }
+        let seq = tx.change(self.at).next_seq();
+        if self.write.execute(params![self.no, id, state_code, seq])? == 0 {
+            return Ok(false);
+        }
+        self.enter.execute(params![self.no, state_code, seq, id, now, progress])?;
+        *tx.change(self.at).kept(state_code) += 1;
+        self.added[usize::try_from(state_code - 1).unwrap_or(0)] += 1;
+        self.count(tx, id, remember)
+    }
+
+    /// A job has ended, whether it is kept or not.
+    fn count(&mut self, tx: &mut Tx<'_>, id: &str, remember: Option<&str>) -> Result<bool, Fault> {
+        let now = tx.now().as_micros();
         tx.change(self.at).ended += 1;
         if let Some(digest) = remember {
             let new = tx
@@ -286,7 +323,9 @@ impl<'c, 'r> Sheet<'c, 'r> {
             let added = self.added[usize::try_from(code(state) - 1).unwrap_or(0)];
             let max = match state {
                 FinalState::Dead => retention.keep_dead_max,
-                FinalState::Done | FinalState::Cancelled | FinalState::Expired if tx.tight => 0,
+                FinalState::Done | FinalState::Cancelled | FinalState::Expired if tx.tight => {
+                    retention.keep_done_max.min(TIGHT_KEPT)
+                }
                 FinalState::Done | FinalState::Cancelled | FinalState::Expired => retention.keep_done_max,
             };
             let kept = *tx.change(self.at).kept(code(state));
@@ -301,6 +340,18 @@ impl<'c, 'r> Sheet<'c, 'r> {
         }
         Ok(())
     }
+}
+
+/// A progress of bounded length: where its result is too long, it says that it is gone.
+fn shortened(progress: &str) -> String {
+    let read = (progress.len() > TIGHT_PROGRESS).then(|| Progress::decode(progress)).flatten();
+    let Some((token, mut read)) = read else { return progress.to_owned() };
+    if read.result.take().is_some() {
+        read.error = Some("its result could not be kept: the disk is full".to_owned());
+    }
+    let last = read.attempts.pop().map(|last| Attempt { stderr_tail: None, error: None, ..last });
+    read.attempts = last.into_iter().collect();
+    read.encode(token)
 }
 
 /// Removes the oldest jobs of a final state with all that is known of them.
@@ -478,7 +529,7 @@ mod tests {
             FollowUp { queue: queue("r"), job: job("x.0", "2") },
             FollowUp { queue: queue("r"), job: later },
         ];
-        let outcome = || Outcome::Done { result: None, follow_ups: sent.to_vec() };
+        let outcome = || Outcome::Done { result: None, follow_ups: sent.to_vec(), note: None };
         assert_eq!(end(&store, &q, &held, outcome).await, [Answer::Ok]);
         assert_eq!(end(&store, &q, &held, outcome).await, [Answer::Ok]);
         let out = store.outbox(&q).await.unwrap();

@@ -106,7 +106,7 @@ pub(super) fn settlement(
 }
 
 pub(super) const fn done() -> Outcome {
-    Outcome::Done { result: None, follow_ups: Vec::new() }
+    Outcome::Done { result: None, follow_ups: Vec::new(), note: None }
 }
 
 pub(super) fn settle_request(

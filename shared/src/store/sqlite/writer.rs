@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -96,6 +96,8 @@ pub(super) struct Place {
     pub(super) clocks: Clocks,
     /// Rises whenever the writer had to open the file anew; the reader follows.
     pub(super) generation: Arc<AtomicU64>,
+    /// Another file has taken the place of the one that was opened.
+    pub(super) replaced: Arc<AtomicBool>,
 }
 
 pub(super) struct Writer {
@@ -103,6 +105,8 @@ pub(super) struct Writer {
     conn: Option<Connection>,
     patience: Patience,
     identity: Option<Identity>,
+    /// It was said that the file is gone.
+    said_gone: bool,
     disk: Disk,
     post: Post,
     /// The setting of `synchronous` now.
@@ -127,6 +131,7 @@ impl Writer {
             conn: None,
             patience: Patience::default(),
             identity: None,
+            said_gone: false,
             disk,
             post: Post::new(),
             durable: None,
@@ -139,7 +144,16 @@ impl Writer {
 
     fn connect(&mut self) -> Result<(), StoreError> {
         self.conn = None;
-        self.identity = open::identity(&self.place.file);
+        let identity = open::identity(&self.place.file);
+        if self.identity.is_some() && identity.is_some() && identity != self.identity {
+            tracing::error!(
+                file = %self.place.file.display(),
+                "another file has taken its place, and is served from now on: jobs that were only in the old one are lost \
+                 to this fleet; to have them back, stop it and put the old file back"
+            );
+            self.place.replaced.store(true, Ordering::Relaxed);
+        }
+        (self.identity, self.said_gone) = (identity, false);
         self.conn = Some(open::connect_writer(&self.place.file, &self.patience, &self.disk)?);
         (self.durable, self.short) = (None, false);
         Ok(())
@@ -341,12 +355,19 @@ impl Writer {
         self.checked = now;
         let identity = open::identity(&self.place.file);
         if identity.is_none() {
-            self.conn = None;
+            if !std::mem::replace(&mut self.said_gone, true) {
+                tracing::error!(
+                    file = %self.place.file.display(),
+                    "the file was deleted or moved away, with its jobs: put it back"
+                );
+            }
+            if self.conn.take().is_some() {
+                self.place.generation.fetch_add(1, Ordering::Relaxed);
+            }
             let gone = format!("{} is not there any more", self.place.file.display());
             return Err(StoreError::Unavailable(gone));
         }
         if self.conn.is_some() && identity != self.identity {
-            tracing::error!(file = %self.place.file.display(), "another file has taken its place");
             self.conn = None;
             self.place.generation.fetch_add(1, Ordering::Relaxed);
         }

@@ -80,7 +80,7 @@ impl Amqp {
         };
         match confirmed {
             Ok(Confirmation::Ack(None)) => {
-                Ok((Outcome::Done { result: None, follow_ups: Vec::new() }, Verdict::Well))
+                Ok((Outcome::Done { result: None, follow_ups: Vec::new(), note: None }, Verdict::Well))
             }
             Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back))) => {
                 Err(Trouble::Unwanted(format!(

@@ -45,6 +45,8 @@ struct Answer {
     status: u16,
     retry_after: Option<String>,
     body: Vec<u8>,
+    /// There was more.
+    cut: bool,
 }
 
 impl Http {
@@ -107,6 +109,7 @@ impl Http {
         let retry_after = response.headers().get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (mut incoming, mut body, mut whole) = (response.into_body(), Vec::new(), true);
+        let mut cut = false;
         while let Some(frame) = incoming.frame().await {
             let frame = match frame {
                 Ok(frame) => frame,
@@ -121,7 +124,7 @@ impl Http {
             let room = MAX_ANSWER - body.len();
             body.extend_from_slice(&data[..data.len().min(room)]);
             if data.len() > room {
-                whole = false;
+                (whole, cut) = (false, true);
                 break;
             }
         }
@@ -129,7 +132,7 @@ impl Http {
             self.idle.borrow_mut().put(to, sender);
             keep_swept(&self.idle, &self.sweeping);
         }
-        Ok(Answer { status, retry_after, body })
+        Ok(Answer { status, retry_after, body, cut })
     }
 
     #[cfg(test)]
@@ -206,10 +209,7 @@ fn judge(answer: &Answer, now: i64) -> (Outcome, Verdict) {
     let error = if said.is_empty() { error } else { format!("{error}: {said}") };
     let retry = |after: Option<Duration>, error: String| Outcome::Retry { error, after };
     match answer.status {
-        200..300 => {
-            let result = capture::result(&answer.body);
-            (Outcome::Done { result, follow_ups: Vec::new() }, Verdict::Well)
-        }
+        200..300 => (capture::done(&answer.body, answer.cut), Verdict::Well),
         300..400 => (retry(None, format!("{error} (redirects are not followed)")), Verdict::Well),
         410 => (Outcome::Dead { error }, Verdict::Well),
         429 | 503 => {

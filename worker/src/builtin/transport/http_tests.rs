@@ -27,7 +27,7 @@ fn task() -> Task {
 }
 
 fn answer(status: u16, retry_after: Option<&str>, body: &str) -> Answer {
-    Answer { status, retry_after: retry_after.map(str::to_owned), body: body.into() }
+    Answer { status, retry_after: retry_after.map(str::to_owned), body: body.into(), cut: false }
 }
 
 #[test]
@@ -178,8 +178,9 @@ async fn an_answer_without_end_is_cut() {
     });
     let http = Http::default();
     let (outcome, _) = deliver(&http, &url).await.unwrap();
-    let Outcome::Done { result: Some(result), .. } = outcome else { panic!("{outcome:?}") };
+    let Outcome::Done { result: Some(result), note: Some(note), .. } = outcome else { panic!("{outcome:?}") };
     assert_eq!(result.get().len(), MAX_ANSWER + 2);
+    assert!(note.contains("is cut"), "{note}");
     assert_eq!(http.kept(), 0);
     // It stops since the connection is closed, not since it has sent everything.
     assert!(served.await.unwrap() < 64 * 1024 * 1024);

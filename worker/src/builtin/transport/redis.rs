@@ -58,9 +58,9 @@ impl Redis {
             Ok(redis::Value::BulkString(id)) => {
                 let id = String::from_utf8_lossy(&id);
                 let result = serde_json::value::to_raw_value(&*id).ok();
-                Ok((Outcome::Done { result, follow_ups: Vec::new() }, Verdict::Well))
+                Ok((Outcome::Done { result, follow_ups: Vec::new(), note: None }, Verdict::Well))
             }
-            Ok(_) => Ok((Outcome::Done { result: None, follow_ups: Vec::new() }, Verdict::Well)),
+            Ok(_) => Ok((Outcome::Done { result: None, follow_ups: Vec::new(), note: None }, Verdict::Well)),
             Err(error) => {
                 let text = format!("{to}: {}", chain(&error));
                 match error.code() {

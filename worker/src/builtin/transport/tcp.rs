@@ -47,7 +47,7 @@ impl Tcp {
     fn done(&self, to: &Destination, stream: TcpStream) -> (Outcome, Verdict) {
         self.idle.borrow_mut().put(to, stream);
         keep_swept(&self.idle, &self.sweeping);
-        (Outcome::Done { result: None, follow_ups: Vec::new() }, Verdict::Well)
+        (Outcome::Done { result: None, follow_ups: Vec::new(), note: None }, Verdict::Well)
     }
 
     /// A connection that the other side has not closed.

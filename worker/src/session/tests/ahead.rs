@@ -152,7 +152,7 @@ fn others_overtake_a_job_that_must_run_alone_and_it_starts_in_the_end() {
             Some(at) => {
                 let (seq, at) = live.remove(at);
                 let ended = bench.now;
-                let outcome = Outcome::Done { result: None, follow_ups: vec![] };
+                let outcome = Outcome::Done { result: None, follow_ups: vec![], note: None };
                 let job = Finished { seq, outcome, started: at, ended, stderr_tail: None, request: None };
                 bench.step(Event::Finished(vec![job]));
             }

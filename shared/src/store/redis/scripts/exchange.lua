@@ -73,7 +73,7 @@ local function settle()
   local at, marked = 10, false
   local taken, ended, finished, remembered, dead = {}, {}, {}, {}, {}
   local lists = { done = {}, cancelled = {}, expired = {} }
-  local returned, due_now, next_due, moved = 0, 0, nil, false
+  local returned, due_now, next_due, moved, fronts = 0, 0, nil, false, {}
   for _ = 1, groups do
     local token, kinds = ARGV[at], ARGV[at + 1]
     local prefix, n = token .. ' ', #kinds
@@ -106,16 +106,15 @@ local function settle()
         end
         if again then
           local priority, number = ARGV[at + 3], tonumber(ARGV[at + 2])
-          local zset, score, due = key('due:' .. priority), nil, nil
+          local zset, due = key('due:' .. priority), number
           if code == 'front' then
-            score, due = front(zset, number), number
+            fronts[#fronts + 1] = { zset, number, id }
             due_now = due_now + 1
           else
-            score = now + number
-            due = score
-            if score <= now then due_now = due_now + 1 elseif not next_due or score < next_due then next_due = score end
+            due = now + number
+            if due <= now then due_now = due_now + 1 elseif not next_due or due < next_due then next_due = due end
+            redis.call('ZADD', zset, micros(due), id)
           end
-          redis.call('ZADD', zset, micros(score), id)
           in_use = with_priority(in_use, priority)
           redis.call('HSET', key('progress'), id, prefix .. micros(due) .. string.sub(progress, #prefix))
           returned, tried = returned + 1, true
@@ -154,6 +153,11 @@ local function settle()
     end
   end
   if #taken == 0 then return false end
+  -- From the last to the first, each before the others: they keep their order.
+  for i = #fronts, 1, -1 do
+    local zset, due, id = unpack(fronts[i])
+    redis.call('ZADD', zset, micros(front(zset, due)), id)
+  end
 
   -- From the first job on that was taken from it: it must stop, and not prolong what is left.
   if ARGV[5] == '1' then redis.call('ZADD', key('lost'), micros(now / 1000), worker) end

@@ -42,3 +42,20 @@ local function cut(list, length, max)
   redis.call('HINCRBY', key('meta'), 'cut:' .. list, #old)
   return #old
 end
+-- Removes the oldest of a list of ended jobs that had ended by a moment (ms), at most so many (up to 512).
+local function cut_until(list, moment, most)
+  local oldest = redis.call('LRANGE', key(list), 0, most - 1)
+  if #oldest == 0 then return 0 end
+  local old = 0
+  -- The list is in the order of ending; the time stands in the progress, in one of its two forms.
+  local kept = redis.call('HMGET', key('ended'), unpack(oldest))
+  for i = 1, #oldest do
+    local ended = kept[i] and (string.match(kept[i], '^%d+ done (%d+) ') or string.match(kept[i], '"ended":(%d+)'))
+    if ended and tonumber(ended) > moment then break end
+    old = i
+  end
+  if old == 0 then return 0 end
+  forget(redis.call('LPOP', key(list), old))
+  redis.call('HINCRBY', key('meta'), 'cut:' .. list, old)
+  return old
+end

@@ -1,6 +1,6 @@
 -- Changes a job that waits or has ended, if it still is as its reviser saw it.
 -- ARGV: id, where (waiting|ended), progress as seen ('' if none), verb, then
---   finish: progress, digest ('' if not remembered), keep_done_max    waiting -> cancelled
+--   finish: progress, digest ('' if not remembered), keep_done_max, list    waiting -> cancelled | expired, the list
 --   due:    'now'|'in'|'at'|'keep', micros, progress, record without created ('' to keep it)
 --                                                                     waiting -> another due time, other content
 --   revive: progress, priority                                        ended   -> waiting, due now
@@ -36,14 +36,14 @@ if verb == 'finish' then
   redis.call('ZREM', zset, id)
   redis.call('HDEL', key('progress'), id)
   redis.call('HSET', key('ended'), id, ARGV[5])
-  redis.call('RPUSH', key('cancelled'), id)
+  redis.call('RPUSH', key(ARGV[8]), id)
   redis.call('HINCRBY', key('meta'), 'waiting', -1)
   redis.call('HINCRBY', key('meta'), 'ended', 1)
   if ARGV[6] ~= '' then
     redis.call('HSET', key('digests'), id, ARGV[6])
     redis.call('ZADD', key('remembered'), micros(now / 1000), id)
   end
-  cut('cancelled', redis.call('LLEN', key('cancelled')), tonumber(ARGV[7]))
+  cut(ARGV[8], redis.call('LLEN', key(ARGV[8])), tonumber(ARGV[7]))
 elseif verb == 'due' then
   local due = now
   if ARGV[5] == 'in' then

@@ -5,23 +5,7 @@ local now = math.floor(clock(redis.call('HGET', key('meta'), 'offset')) / 1000)
 local more = 0
 for _, list in ipairs({ 'done', 'cancelled', 'expired' }) do
   if cut(list, redis.call('LLEN', key(list)), tonumber(ARGV[1])) == 512 then more = 1 end
-  -- The list is in the order of ending; the time stands in the progress, in one of its two forms.
-  local oldest = redis.call('LRANGE', key(list), 0, 127)
-  local old = 0
-  if #oldest > 0 then
-    local kept = redis.call('HMGET', key('ended'), unpack(oldest))
-    for i = 1, #oldest do
-      local ended = kept[i] and (string.match(kept[i], '^%d+ done (%d+) ') or string.match(kept[i], '"ended":(%d+)'))
-      if ended and tonumber(ended) > now - tonumber(ARGV[2]) then break end
-      old = i
-    end
-  end
-  if old > 0 then
-    local gone = redis.call('LPOP', key(list), old)
-    forget(gone)
-    redis.call('HINCRBY', key('meta'), 'cut:' .. list, old)
-    if old == 128 then more = 1 end
-  end
+  if cut_until(list, now - tonumber(ARGV[2]), 128) == 128 then more = 1 end
 end
 local function expire(zset, max, keep, drop)
   local over = math.max(redis.call('ZCARD', key(zset)) - max, redis.call('ZCOUNT', key(zset), '-inf', now - keep))
