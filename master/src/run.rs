@@ -493,6 +493,7 @@ impl Master {
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
             quiet: fleet.paused,
             pools: fleet.records(),
+            parts: fleet.parts(),
         };
         let Some(record) = self.registry.due(now, record) else { return };
         let beat = HostBeat { host: self.start.host.clone(), record, lease: registry::LEASE };

@@ -506,6 +506,7 @@ impl Loop {
             tick: self.slots.gauge.tick(),
             rss_kb: rss_kb(),
             store_ok: counts.store_ok,
+            says: None,
         }));
     }
 

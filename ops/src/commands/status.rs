@@ -6,6 +6,7 @@ use super::{DONE, queue};
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::fleet::Fleet;
+use crate::print::clean;
 
 pub async fn run(context: &Context) -> Result<u8, Failure> {
     let store = context.store().await?;
@@ -40,6 +41,10 @@ pub async fn run(context: &Context) -> Result<u8, Failure> {
             let (supervisor, master) = (pid(&host.supervisor), pid(&host.master));
             let quiet = if host.quiet { "  quiet: it takes no jobs" } else { "" };
             screen.line(&format!("host   {}  supervisor {supervisor}, master {master}{quiet}", host.host))?;
+            for part in &host.parts {
+                let says = part.says.as_deref().map_or_else(String::new, |says| format!("  {}", clean(says)));
+                screen.line(&format!("       {} is {}{says}", part.part, part.state))?;
+            }
         }
         screen.line("")?;
         let rows: Vec<Vec<String>> = fleet
