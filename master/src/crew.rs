@@ -11,9 +11,9 @@ use roundsman_shared::protocol::{Beat, RunningJob, ToChild};
 
 use crate::child::Child;
 use crate::event::Key;
-use crate::plan::PoolPlan;
+use crate::plan::{PoolPlan, Work};
 use crate::pool::Pool;
-use crate::registry::{JobRecord, PoolRecord, WorkerRecord};
+use crate::registry::{JobRecord, PartRecord, PoolRecord, WorkerRecord};
 use crate::scale::{Decision, Inputs, Law, Limits, Reason};
 use crate::slot::{Life, Slot};
 
@@ -204,6 +204,21 @@ impl Crew {
                 rss_kb / 1024,
                 now.since(life.heard).as_millis()
             ))
+        })
+    }
+
+    /// A process that runs no jobs, as `status` shows it.
+    pub(crate) fn part(&self) -> Option<PartRecord> {
+        let Work::Part(part) = &self.plan.work else { return None };
+        let running = self
+            .hands
+            .iter()
+            .find_map(|(number, hand)| Some((hand.pid, self.pool.slots.get(number)?.life()?)));
+        Some(PartRecord {
+            part: part.name().to_owned(),
+            pid: running.as_ref().map_or(0, |(pid, _)| *pid),
+            state: running.as_ref().map_or("down", |(_, life)| life.state()).to_owned(),
+            says: running.and_then(|(_, life)| life.beat.says.clone()),
         })
     }
 

@@ -16,10 +16,10 @@ use roundsman_shared::store::StoreConfig;
 use crate::child::{Child, Surroundings};
 use crate::crew::{Crew, Demand, Hand};
 use crate::event::{Event, Key};
-use crate::plan::{Part, Plan, Work};
+use crate::plan::{Part, Plan, REPLIES, Work};
 use crate::pool::{Actions, Budget};
 use crate::random;
-use crate::registry::{PoolRecord, start_time};
+use crate::registry::{PartRecord, PoolRecord, start_time};
 use crate::release::{Ending, Release};
 use crate::slot::{self, Action, Exit, Life, Slot};
 use crate::spawn::{Launch, Started};
@@ -401,7 +401,8 @@ impl Fleet {
 
     /// Replaces what read the policies once, at its start.
     pub(crate) fn renew_intake(&mut self) {
-        for crew in self.crews.values_mut().filter(|crew| crew.plan.work == Work::Part(Part::Intake)) {
+        let reads = |crew: &&mut Crew| matches!(crew.plan.work, Work::Part(Part::Intake | Part::Amqp(_)));
+        for crew in self.crews.values_mut().filter(reads) {
             crew.pool.renew();
         }
     }
@@ -416,8 +417,17 @@ impl Fleet {
     /// What `status` shows.
     #[must_use]
     pub(crate) fn records(&self) -> Vec<PoolRecord> {
-        let shown = self.crews.iter().filter(|(_, crew)| !crew.plan.is_part());
-        shown.map(|(name, crew)| crew.record(name)).collect()
+        let pools = self.crews.iter().filter(|(_, crew)| !crew.plan.is_part());
+        let (own, users): (Vec<_>, Vec<_>) = pools.partition(|(name, _)| &***name == REPLIES);
+        // A pool that no settings name is shown while it does something.
+        let own = own.into_iter().filter(|(_, crew)| !crew.hands.is_empty());
+        users.into_iter().chain(own).map(|(name, crew)| crew.record(name)).collect()
+    }
+
+    /// What `status` shows of the processes that run no jobs.
+    #[must_use]
+    pub(crate) fn parts(&self) -> Vec<PartRecord> {
+        self.crews.values().filter_map(Crew::part).collect()
     }
 
     /// Shows the parts that want it what was counted and how things stand, as far as that has changed.
@@ -538,7 +548,7 @@ impl Fleet {
         let incarnation = crew.pool.slots.get(&number).map_or(0, |slot| slot.incarnation);
         let key = Key { pool: pool.clone(), number, incarnation };
         let nonce = random::bits();
-        let name = if let Work::Part(part) = &crew.plan.work { part.name() } else { &**pool };
+        let name = pool.trim_matches(['(', ')']);
         let id = WorkerId::new(&format!("{}:{name}:{number}:{nonce:016x}", self.host));
         let program = crew.plan.program(&key.label());
         let (Ok(id), Ok(board)) = (id, Board::create()) else {

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use roundsman_shared::clock::{Mono, SKEW_GUARD, StoreClock, StoreTime};
+use roundsman_shared::job::reply;
 use roundsman_shared::names::QueueName;
 use roundsman_shared::settings::Durability;
 use roundsman_shared::store::{Glimpse, Hint, Pulse, Store, StoreConfig, StoreError};
@@ -207,6 +208,8 @@ impl Listener {
             let sleeps = self.asleep.get(&queue).is_some_and(|(_, at)| now.since(*at) < LOOK_ASLEEP);
             if !sleeps {
                 self.look(queue);
+            } else if queue.as_str() == reply::QUEUE {
+                // Mostly empty, and its jobs are announced by the step that makes them: it costs nothing in between.
             } else if self.pulsing.insert(queue.clone()) {
                 let store = self.store.clone();
                 self.pulses.spawn(async move {

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roundsman_shared::assignment::{self, Assignment, HandlerSpec, StoreAddress};
+use roundsman_shared::assignment::{self, AmqpIn, AmqpSpec, Assignment, HandlerSpec, PartSpec, StoreAddress};
 use roundsman_shared::clock::StoreClock;
-use roundsman_shared::job::Policy;
+use roundsman_shared::job::{Policy, reply};
 use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
-use roundsman_shared::settings::{Durability, PoolRun, PoolSettings, Settings, StoreUrl};
+use roundsman_shared::settings::{Backoff, Detection, Durability, PoolRun, PoolSettings, Settings, StoreUrl};
 use roundsman_shared::store::{StoreConfig, StorePlace};
 
 use crate::pool::Shape;
 use crate::spawn::Program;
+
+/// The pool that delivers replies; no pool of the user's has this name.
+pub(crate) const REPLIES: &str = "(replies)";
+/// Replies on their way at once.
+const REPLY_SLOTS: u16 = 32;
 
 /// Everything that is to run here.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,13 +41,13 @@ pub(crate) struct PoolPlan {
     pub grace: Duration,
     pub max_memory: Option<u64>,
     pub max_jobs: u64,
-    pub detection: roundsman_shared::settings::Detection,
+    pub detection: Detection,
 }
 
 /// What its workers are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Work {
-    Handler(HandlerSpec),
+    Handler(Box<HandlerSpec>),
     Command(Vec<String>),
     /// It runs no jobs.
     Part(Part),
@@ -53,13 +58,15 @@ pub(crate) enum Work {
 pub(crate) enum Part {
     /// Takes in what came by Redis inboxes.
     Intake,
+    /// Takes in messages of an AMQP broker.
+    Amqp(AmqpSpec),
 }
 
 impl Part {
     /// Whether it is to know what the fleet counts and how things stand.
     pub(crate) const fn watches(&self) -> bool {
         match self {
-            Self::Intake => false,
+            Self::Intake | Self::Amqp(_) => false,
         }
     }
 
@@ -68,8 +75,23 @@ impl Part {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Intake => "intake",
+            Self::Amqp(_) => "amqp",
         }
     }
+}
+
+/// What is no pool of the user's is watched by these.
+const DETECTION: Detection = Detection {
+    suspect: Duration::from_millis(3500),
+    silence: Duration::from_secs(10),
+    frozen: Duration::from_secs(15),
+};
+
+/// Whoever waits for a reply does not wait for days.
+fn reply_policy() -> Policy {
+    let backoff =
+        Backoff::Exponential { base: Duration::from_secs(1), factor: 3, cap: Duration::from_secs(60) };
+    Policy { max_attempts: 5, backoff, keep_dead: Duration::from_secs(3 * 86_400), ..Policy::DEFAULT }
 }
 
 impl Plan {
@@ -96,7 +118,16 @@ impl Plan {
         for (name, policy) in &settings.queues {
             policies.insert(QueueName::new(name)?, policy.clone());
         }
+        policies.entry(QueueName::new(reply::QUEUE)?).or_insert_with(reply_policy);
+        pools.insert(REPLIES.to_owned(), PoolPlan::replies(settings)?);
         let mut parts = Vec::new();
+        if let Some(amqp) = AmqpSpec::of(settings)? {
+            for AmqpIn { queue, .. } in &amqp.intakes {
+                let policy = || settings.queue(queue.as_str()).clone();
+                policies.entry(queue.clone()).or_insert_with(policy);
+            }
+            parts.push(Part::Amqp(amqp));
+        }
         if matches!(store.place, StorePlace::Redis(_)) {
             parts.push(Part::Intake);
         }
@@ -123,7 +154,7 @@ impl PoolPlan {
     fn of(settings: &Settings, pool: &PoolSettings) -> Result<Self, NameError> {
         let work = match &pool.run {
             PoolRun::Command(command) => Work::Command(command.clone()),
-            PoolRun::Handler(handler) => Work::Handler(HandlerSpec::of(settings, handler)),
+            PoolRun::Handler(handler) => Work::Handler(Box::new(HandlerSpec::of(settings, handler))),
         };
         Ok(Self {
             work,
@@ -136,6 +167,22 @@ impl PoolPlan {
             max_memory: pool.max_memory,
             max_jobs: pool.max_jobs.unwrap_or(0),
             detection: pool.detection,
+        })
+    }
+
+    /// Its workers come when there are replies, and go.
+    fn replies(settings: &Settings) -> Result<Self, NameError> {
+        Ok(Self {
+            work: Work::Handler(Box::new(HandlerSpec::reply(settings))),
+            queues: vec![(QueueName::new(reply::QUEUE)?, 1)],
+            min: 0,
+            max: 1,
+            slots: REPLY_SLOTS,
+            target_wait: Duration::from_secs(1),
+            grace: Duration::from_secs(5),
+            max_memory: None,
+            max_jobs: 0,
+            detection: DETECTION,
         })
     }
 
@@ -156,11 +203,7 @@ impl PoolPlan {
             grace: Duration::from_secs(5),
             max_memory: None,
             max_jobs: 0,
-            detection: roundsman_shared::settings::Detection {
-                suspect: Duration::from_millis(3500),
-                silence: Duration::from_secs(10),
-                frozen: Duration::from_secs(15),
-            },
+            detection: DETECTION,
         }
     }
 
@@ -210,8 +253,12 @@ impl PoolPlan {
             StorePlace::Sqlite(path) => StoreAddress::Sqlite(path.clone()),
         };
         let handler = match &self.work {
-            Work::Handler(handler) => Some(handler.clone()),
+            Work::Handler(handler) => Some((**handler).clone()),
             Work::Command(_) | Work::Part(_) => None,
+        };
+        let part = match &self.work {
+            Work::Part(Part::Amqp(spec)) => Some(PartSpec::Amqp(spec.clone())),
+            Work::Handler(_) | Work::Command(_) | Work::Part(Part::Intake) => None,
         };
         let policy = |(queue, _): &(QueueName, u32)| Some((queue.clone(), policies.get(queue)?.clone()));
         Assignment {
@@ -224,7 +271,7 @@ impl PoolPlan {
             slots: usize::from(self.slots),
             max_jobs: self.max_jobs,
             handler,
-            part: None,
+            part,
             clock,
         }
     }

@@ -33,6 +33,20 @@ pub(crate) struct HostRecord {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub store_replaced: bool,
     pub pools: Vec<PoolRecord>,
+    /// Processes that run no jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartRecord {
+    /// `intake`, `amqp`
+    pub part: String,
+    pub pid: u32,
+    pub state: String,
+    /// How it stands with what it serves, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +198,7 @@ mod tests {
                 queues: vec!["q".into()],
                 workers: vec![worker],
             }],
+            parts: Vec::new(),
         }
     }
 

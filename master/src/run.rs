@@ -515,6 +515,7 @@ impl Master {
             quiet: fleet.paused,
             store_replaced: store.is_replaced(),
             pools: fleet.records(),
+            parts: fleet.parts(),
         };
         let Some(record) = self.registry.due(now, record) else { return };
         let beat = HostBeat { host: self.start.host.clone(), record, lease: self.registry.lease };

@@ -33,6 +33,20 @@ pub struct HostRecord {
     pub store_replaced: bool,
     #[serde(default)]
     pub pools: Vec<PoolRecord>,
+    /// Processes that run no jobs.
+    #[serde(default)]
+    pub parts: Vec<PartRecord>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct PartRecord {
+    #[serde(default)]
+    pub part: String,
+    #[serde(default)]
+    pub state: String,
+    /// How it stands with what it serves.
+    #[serde(default)]
+    pub says: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

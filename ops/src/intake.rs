@@ -12,21 +12,18 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
 use roundsman_shared::assignment::Assignment;
 use roundsman_shared::clock::Wall;
 use roundsman_shared::exit;
-use roundsman_shared::job::record::{self, Spec};
+use roundsman_shared::job::letter::{self, Letter, NO_INBOX_JOB};
 use roundsman_shared::job::spec::{self, Limits};
-use roundsman_shared::job::{FinalState, NewJob, Policy, Progress};
+use roundsman_shared::job::{NewJob, Policy};
 use roundsman_shared::names::QueueName;
 use roundsman_shared::store::redis::{RedisStore, Taken};
 use roundsman_shared::store::{Enqueued, Store, StoreError};
 
 use crate::part::{self, Part};
 
-/// What the error of an entry begins with that is none.
-pub(crate) const NO_JOB: &str = "the inbox entry is no job";
 /// How long one blocking wait lasts.
 const WAIT: Duration = Duration::from_secs(20);
 /// Between tries while the queue is full or Redis away.
@@ -167,16 +164,9 @@ impl Inbox {
     async fn bury(&self, taker: &str, raw: &Taken, why: &str) -> Result<(), StoreError> {
         tracing::warn!(queue = %self.queue, bytes = raw.len(), %why, "an entry of the inbox is no job: it is a dead letter now");
         let id = spec::generate_id();
-        let content = record::encode(&Spec::bare(false, raw_as_json(raw)));
-        let now = self.store.clock().await?.reading.as_millis();
-        let progress = Progress {
-            state: Some(FinalState::Dead),
-            due: Some(now),
-            ended: Some(now),
-            error: Some(format!("{NO_JOB}: {why}")),
-            ..Progress::default()
-        };
-        self.store.inbox_bury(&self.queue, taker, raw, (&id, &content, &progress.encode(0))).await?;
+        let now = self.store.clock().await?.reading;
+        let letter = Letter::new(&letter::raw(raw), format!("{NO_INBOX_JOB}: {why}"), now);
+        self.store.inbox_bury(&self.queue, taker, raw, &id, &letter).await?;
         Ok(())
     }
 }
@@ -184,24 +174,4 @@ impl Inbox {
 fn parse(raw: &[u8], limits: &Limits) -> Result<NewJob, String> {
     let text = std::str::from_utf8(raw).map_err(|error| format!("it is not UTF-8: {error}"))?;
     spec::parse(text, limits).map_err(|error| error.to_string())
-}
-
-/// The raw bytes as a payload: text as a string, other bytes in base64.
-fn raw_as_json(raw: &[u8]) -> String {
-    let value = match std::str::from_utf8(raw) {
-        Ok(text) => serde_json::Value::from(text),
-        Err(_) => serde_json::json!({ "base64": base64::engine::general_purpose::STANDARD.encode(raw) }),
-    };
-    value.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn raw_bytes_are_kept() {
-        assert_eq!(raw_as_json(b"{oops"), "\"{oops\"");
-        assert_eq!(raw_as_json(b"\xff\x00"), r#"{"base64":"/wA="}"#);
-    }
 }

@@ -6,7 +6,7 @@
 //! commands   one file a verb
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
-//! part       a process of the fleet that runs no jobs;  intake: raw jobs out of the Redis inboxes
+//! part       a process of the fleet that runs no jobs;  intake: raw jobs out of the Redis inboxes;  amqp: out of a broker
 //! walk       pages of jobs
 //! print      the only writer to standard output and standard error
 //! ```
@@ -15,6 +15,7 @@
 //! log and no runtime that it does not want.
 #![expect(unreachable_pub, reason = "a program exports nothing; `pub` says that another file uses it")]
 
+mod amqp;
 mod cli;
 mod commands;
 mod connect;
@@ -54,6 +55,7 @@ fn role(arguments: &[OsString]) -> Option<fn() -> u8> {
     match (word(1)?, word(2)) {
         ("master", _) => Some(roles::master),
         ("intake", _) => Some(roles::intake),
+        ("amqp", _) => Some(roles::amqp),
         ("worker", Some(label)) if label.contains('/') => Some(roles::worker),
         _ => None,
     }

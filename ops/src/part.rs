@@ -25,6 +25,16 @@ pub enum Stop {
     Now,
 }
 
+/// What a part says with each sign of life.
+#[derive(Debug, Default)]
+pub struct Said {
+    pub store_ok: bool,
+    /// What it has done so far.
+    pub done: u64,
+    /// How it stands with what it serves.
+    pub words: Option<String>,
+}
+
 /// The pipe to the master.
 #[derive(Debug)]
 pub struct Part {
@@ -107,8 +117,16 @@ impl Part {
 
     /// Beats as one that serves, until it is told to stop.
     pub async fn serving(&mut self, is_store_there: impl Fn() -> bool) -> Stop {
+        self.telling(|| Said { store_ok: is_store_there(), ..Said::default() }).await
+    }
+
+    /// The same, and tells how it stands with what it serves.
+    pub async fn telling(&mut self, say: impl Fn() -> Said) -> Stop {
         loop {
-            self.beat(Doing::Idle, is_store_there());
+            let Said { store_ok, done, words } = say();
+            let says = words.map(|text| protocol::cut(text, protocol::MAX_SAYS));
+            let beat = Beat { doing: Doing::Idle, store_ok, done, says, ..Beat::default() };
+            self.outgoing.send(FromChild::Hb(beat));
             let pause = Duration::from_millis(BEAT_MS);
             if let Ok(stop) = tokio::time::timeout(pause, self.stop()).await {
                 return stop;
@@ -116,7 +134,6 @@ impl Part {
         }
     }
 
-    #[expect(dead_code, reason = "the inbox intake has nothing to finish; parts with open connections do")]
     /// Beats as one that leaves, until it is done or told to leave at once.
     pub async fn draining(&mut self, done: impl Future<Output = ()>) {
         self.outgoing.send(FromChild::Draining { why: "told to stop".to_owned() });

@@ -1,5 +1,5 @@
 //! The processes of a fleet, each a role of this one binary: `up` is the supervisor, which starts `master`, which starts
-//! `worker` and `intake`.
+//! `worker`, `intake` and `amqp`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -53,6 +53,12 @@ pub fn worker() -> u8 {
 #[must_use]
 pub fn intake() -> u8 {
     crate::intake::run()
+}
+
+/// What takes messages in from a broker. Started by the master only.
+#[must_use]
+pub fn amqp() -> u8 {
+    crate::amqp::run()
 }
 
 /// Why nothing was started.

@@ -15,8 +15,8 @@ use crate::names::{NameError, Namespace, QueueName, WorkerId};
 use crate::reach::Reach;
 use crate::settings::units::Rate;
 use crate::settings::{
-    Access, ApiToken, Handler, LoadInput, PoolQueues, PoolRun, Program, RedisTarget, Secret, SecretUrl,
-    Settings, StoreUrl, TokenProof, TransportLimits,
+    Access, AmqpIntake, ApiToken, DeadLetters, Handler, LoadInput, PoolQueues, PoolRun, Program, RedisTarget,
+    Secret, SecretUrl, Settings, StoreUrl, TokenProof, TransportLimits,
 };
 use crate::store::{StoreConfig, StorePlace};
 
@@ -52,6 +52,42 @@ pub struct Assignment {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PartSpec {
     Http(HttpSpec),
+    Amqp(AmqpSpec),
+}
+
+/// What takes messages in: `[amqp]` of the settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AmqpSpec {
+    pub url: Confidential,
+    pub intakes: Vec<AmqpIn>,
+}
+
+/// A queue of the broker whose messages become jobs of a queue of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AmqpIn {
+    pub from: String,
+    pub queue: QueueName,
+    pub prefetch: u16,
+    pub dead_letters: DeadLetters,
+}
+
+impl AmqpSpec {
+    /// What the settings say; nothing where no queue of a broker is taken in.
+    ///
+    /// # Errors
+    /// When a queue's name is none, which the settings' own check rules out.
+    pub fn of(settings: &Settings) -> Result<Option<Self>, NameError> {
+        let Some(url) = settings.amqp.url.as_ref().filter(|_| !settings.amqp.intakes.is_empty()) else {
+            return Ok(None);
+        };
+        let intake = |intake: &AmqpIntake| {
+            let queue = QueueName::new(&intake.queue)?;
+            let AmqpIntake { from, prefetch, dead_letters, .. } = intake;
+            Ok(AmqpIn { from: from.clone(), queue, prefetch: *prefetch, dead_letters: *dead_letters })
+        };
+        let intakes = settings.amqp.intakes.iter().map(intake).collect::<Result<_, NameError>>()?;
+        Ok(Some(Self { url: url.expose().into(), intakes }))
+    }
 }
 
 /// What serves the API: `[http]` of the settings, with tokens as their hashes.
@@ -146,6 +182,8 @@ pub enum HandlerSpec {
     Tcp { address: String, limits: Limits },
     /// Wherever the job says.
     Callback { secrets: Vec<Confidential>, http: Limits, amqp: Limits, redis: Limits, tcp: Limits },
+    /// Wherever the job before wanted its result to go. The broker is that of the settings.
+    Reply { broker: Option<Broker>, http: Limits, amqp: Limits, redis: Limits, tcp: Limits },
     /// One line a job on the standard output of `up`.
     Stdout,
     /// Does nothing: what the bench measures the rest of the way with.
@@ -182,6 +220,13 @@ pub struct Limits {
     pub reach: Reach,
     /// For one whole exchange.
     pub timeout: Duration,
+}
+
+/// The broker of the settings, as transports use it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broker {
+    pub url: Confidential,
+    pub limits: Limits,
 }
 
 /// The key that entries are added to.
@@ -245,6 +290,22 @@ impl HandlerSpec {
                 tcp: guarded(&transports.tcp),
             },
             Handler::Stdout => Self::Stdout,
+        }
+    }
+
+    /// What delivers the replies that jobs ask for.
+    #[must_use]
+    pub fn reply(settings: &Settings) -> Self {
+        let transports = &settings.transports;
+        let guarded =
+            |of: &TransportLimits| Limits { reach: Reach::global_and(&of.allow), timeout: of.timeout };
+        let limits = Limits { reach: Reach::anywhere(), timeout: transports.amqp.timeout };
+        Self::Reply {
+            broker: settings.amqp.url.as_ref().map(|url| Broker { url: url.expose().into(), limits }),
+            http: guarded(&transports.http),
+            amqp: guarded(&transports.amqp),
+            redis: guarded(&transports.redis),
+            tcp: guarded(&transports.tcp),
         }
     }
 }

@@ -11,6 +11,16 @@
 //! ```
 //! For `amqp` the method is the routing key, and without `exchange` the broker's default exchange takes it as the name of
 //! a queue. `data` that is a text is sent as that text, other JSON compactly, `null` and nothing as nothing.
+//!
+//! The `reply_to` of a job has a transport and an address only, so that all stands in the address; over HTTP it is posted:
+//!
+//! ```text
+//! {"transport":"http", "uri":"https://example.com/done"}
+//! {"transport":"amqp", "uri":"amqp://user:pw@example.com/%2f?routing_key=answers"}    or exchange=, or both
+//! {"transport":"redis","uri":"redis://example.com:6379/0?key=answers"}                a list
+//! {"transport":"tcp",  "uri":"tcp://example.com:9000"}
+//! ```
+//! An AMQP address without a host means the broker of the settings; only messages of that broker can ask for it.
 
 use std::fmt;
 
@@ -18,7 +28,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::job::spec::compact;
+use crate::job::reply::Reply;
+use crate::job::spec::{ReplyTo, compact};
 use crate::settings::RedisTarget;
 
 /// Where it may go, in the order in which it is told.
@@ -135,6 +146,29 @@ impl Callback {
     }
 }
 
+/// A reply, ready to go.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReplyLetter {
+    pub to: Target,
+    pub body: Body,
+    /// It goes to the broker of the settings.
+    pub is_own: bool,
+}
+
+impl ReplyLetter {
+    /// Reads the payload of a reply.
+    ///
+    /// # Errors
+    /// As [`Callback::parse`].
+    pub fn parse(payload: &str, broker: Option<&Url>) -> Result<Self, String> {
+        let Reply { transport, uri, data } =
+            serde_json::from_str(payload).map_err(|error| format!("the payload is no reply: {error}"))?;
+        let reply_to = ReplyTo { transport, uri };
+        let to = Target::of_reply(&reply_to, broker)?;
+        Ok(Self { to, body: Body::Json(data.get().to_owned()), is_own: is_own_broker(&reply_to) })
+    }
+}
+
 fn body(data: Option<&RawValue>) -> Result<Body, String> {
     let Some(text) = data.map(RawValue::get).filter(|text| *text != "null") else { return Ok(Body::Empty) };
     if text.starts_with('"') {
@@ -161,6 +195,19 @@ impl Target {
             }
             "stdout" => Ok(Self::Stdout),
             _ => Err(format!("transport: {transport:?} is none of {}", TRANSPORTS.join(", "))),
+        }
+    }
+
+    /// Reads where a reply is to go. `broker` is that of the settings.
+    ///
+    /// # Errors
+    /// As [`Callback::parse`].
+    pub fn of_reply(to: &ReplyTo, broker: Option<&Url>) -> Result<Self, String> {
+        match to.transport.to_ascii_lowercase().as_str() {
+            "http" => http("post", &to.uri),
+            "amqp" => amqp_reply(&to.uri, broker),
+            "redis" => redis("list", &to.uri),
+            other => Self::parse(other, "", &to.uri),
         }
     }
 
@@ -204,14 +251,15 @@ fn http(method: &str, uri: &str) -> Result<Target, String> {
     Ok(Target::Http { method, url })
 }
 
-/// The value of this parameter; any other one is a slip.
-fn only_parameter(url: &Url, name: &str) -> Result<Option<String>, String> {
-    let mut found = None;
+/// The values of these parameters; any other one is a slip.
+fn parameters<const N: usize>(url: &Url, names: [&str; N]) -> Result<[Option<String>; N], String> {
+    let mut found = [const { None }; N];
     for (key, value) in url.query_pairs() {
-        if key != name {
-            return Err(format!("uri: has the unknown parameter {key:?}; known here: {name}"));
-        }
-        found = Some(value.into_owned());
+        let Some(at) = names.iter().position(|name| *name == key) else {
+            let known = names.join(", ");
+            return Err(format!("uri: has the unknown parameter {key:?}; known here: {known}"));
+        };
+        found[at] = Some(value.into_owned());
     }
     Ok(found)
 }
@@ -224,19 +272,56 @@ fn bare(mut url: Url) -> Url {
 
 fn amqp(routing_key: &str, uri: &str) -> Result<Target, String> {
     let url = read(uri, &["amqp", "amqps"])?;
-    let exchange = only_parameter(&url, "exchange")?.unwrap_or_default();
+    let [exchange] = parameters(&url, ["exchange"])?;
+    let exchange = exchange.unwrap_or_default();
     if exchange.is_empty() && routing_key.is_empty() {
         return Err("method: names no routing key, and the uri no exchange: write one of them".to_owned());
     }
+    message(bare(url), exchange, routing_key.to_owned())
+        .map_err(|long| format!("method: exchange and routing key {long}"))
+}
+
+fn message(server: Url, exchange: String, routing_key: String) -> Result<Target, String> {
     if exchange.len() > SHORT_STRING || routing_key.len() > SHORT_STRING {
-        return Err(format!("method: exchange and routing key have at most {SHORT_STRING} bytes"));
+        return Err(format!("have at most {SHORT_STRING} bytes"));
     }
-    Ok(Target::Amqp { server: bare(url), exchange, routing_key: routing_key.to_owned() })
+    Ok(Target::Amqp { server, exchange, routing_key })
+}
+
+/// Whether an address of a reply means the broker of the settings.
+#[must_use]
+pub fn is_own_broker(to: &ReplyTo) -> bool {
+    let hostless = |url: Url| url.host_str().is_none_or(str::is_empty);
+    to.transport.eq_ignore_ascii_case("amqp") && Url::parse(&to.uri).is_ok_and(hostless)
+}
+
+/// The address of a reply to a queue of the broker of the settings.
+#[must_use]
+pub fn own_broker(queue: &str) -> ReplyTo {
+    let name: String = url::form_urlencoded::byte_serialize(queue.as_bytes()).collect();
+    ReplyTo { transport: "amqp".to_owned(), uri: format!("amqp:///?routing_key={name}") }
+}
+
+fn amqp_reply(uri: &str, broker: Option<&Url>) -> Result<Target, String> {
+    let given = Url::parse(uri).map_err(|error| format!("uri: {error}"))?;
+    let own = given.scheme() == "amqp" && given.host_str().is_none_or(str::is_empty);
+    let server = match broker {
+        _ if !own => bare(read(uri, &["amqp", "amqps"])?),
+        Some(broker) => broker.clone(),
+        None => return Err("uri: names no host, and amqp.url names no broker".to_owned()),
+    };
+    let [exchange, routing_key] =
+        parameters(&given, ["exchange", "routing_key"])?.map(Option::unwrap_or_default);
+    if exchange.is_empty() && routing_key.is_empty() {
+        return Err("uri: names neither routing_key nor exchange: write one like \"amqp://example.com/%2f?routing_key=answers\"".to_owned());
+    }
+    message(server, exchange, routing_key).map_err(|long| format!("uri: exchange and routing key {long}"))
 }
 
 fn redis(method: &str, uri: &str) -> Result<Target, String> {
     let url = read(uri, &["redis", "rediss"])?;
-    let key = only_parameter(&url, "key")?.filter(|key| !key.is_empty());
+    let [key] = parameters(&url, ["key"])?;
+    let key = key.filter(|key| !key.is_empty());
     let key = key.ok_or("uri: names no key: write one like \"redis://example.com/0?key=jobs\"")?;
     let database = url.path().trim_start_matches('/');
     if !database.is_empty() && database.parse::<u16>().is_err() {
@@ -348,6 +433,50 @@ mod tests {
         for payload in ["5", "{}", r#"{"transport":"stdout","x":1}"#] {
             assert!(parse(payload).unwrap_err().starts_with("the payload is no callback: "), "{payload}");
         }
+    }
+
+    #[test]
+    fn replies_go_where_their_address_says() {
+        let to = |transport: &str, uri: &str| ReplyTo { transport: transport.into(), uri: uri.into() };
+        let read = |transport: &str, uri: &str| Target::of_reply(&to(transport, uri), None);
+        let Ok(Target::Http { method, .. }) = read("http", "https://a.example/x") else { panic!("no http") };
+        assert_eq!(method, "POST");
+        assert!(matches!(
+            read("redis", "redis://h/1?key=a"),
+            Ok(Target::Redis { key: RedisTarget::List(_), .. })
+        ));
+        let Ok(Target::Amqp { server, exchange, routing_key }) =
+            read("amqp", "amqp://u:p@h/%2f?exchange=e&routing_key=a%20b")
+        else {
+            panic!("no broker")
+        };
+        assert_eq!((server.as_str(), &*exchange, &*routing_key), ("amqp://u:p@h/%2f", "e", "a b"));
+        for (transport, uri, error) in [
+            ("amqp", "amqp://h", "uri: names neither routing_key nor exchange"),
+            ("amqp", "amqp:///?routing_key=a", "uri: names no host, and amqp.url names no broker"),
+            ("amqp", "amqp://h?queue=a", "uri: has the unknown parameter \"queue\""),
+            ("smtp", "smtp://h", "transport: \"smtp\" is none of"),
+            ("tcp", "tcp://h", "uri: names no port"),
+        ] {
+            let refused = read(transport, uri).unwrap_err();
+            assert!(refused.starts_with(error), "{uri}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_broker_of_the_settings_has_no_name() {
+        let broker = Url::parse("amqp://u:hunter2@broker/v").unwrap();
+        let to = own_broker("amq.rabbitmq.reply-to.g1h2 +/=&?%");
+        assert!(is_own_broker(&to) && !to.uri.contains("hunter2"), "{to:?}");
+        assert!(!is_own_broker(&ReplyTo { transport: "amqp".into(), uri: "amqp://h/?routing_key=a".into() }));
+        let Ok(Target::Amqp { server, exchange, routing_key }) = Target::of_reply(&to, Some(&broker)) else {
+            panic!("no broker")
+        };
+        assert_eq!((server, &*exchange), (broker, ""));
+        assert_eq!(routing_key, "amq.rabbitmq.reply-to.g1h2 +/=&?%");
+        let payload = format!(r#"{{"transport":"amqp","uri":"{}","data":"text"}}"#, to.uri);
+        let letter = ReplyLetter::parse(&payload, Some(&Url::parse("amqp://b").unwrap())).unwrap();
+        assert_eq!((letter.body, letter.is_own), (Body::Json("\"text\"".into()), true));
     }
 
     #[test]

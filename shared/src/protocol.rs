@@ -27,6 +27,9 @@ pub const BEAT_MS: u64 = 1000;
 /// Running jobs that a beat names; the rest are only counted.
 pub const JOBS_NAMED: usize = 8;
 
+/// Bytes of what one that runs no jobs says of itself.
+pub const MAX_SAYS: usize = 1024;
+
 /// What a child is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -123,6 +126,9 @@ pub struct Beat {
     /// Whether the store answered the last call.
     #[serde(default)]
     pub store_ok: bool,
+    /// How it stands with what it serves, in words, from one that runs no jobs; at most [`MAX_SAYS`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
 }
 
 /// How to stop.
@@ -195,6 +201,13 @@ pub enum LineError {
     TooLong(usize),
     #[error("a line that is no message: {0}")]
     Malformed(String),
+}
+
+/// The text, without what is over so many bytes.
+#[must_use]
+pub fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
 }
 
 /// One message as a line, newline included.
@@ -329,6 +342,7 @@ mod tests {
             tick: u64::MAX,
             rss_kb: u64::MAX,
             store_ok: false,
+            says: None,
         };
         assert!(encode(&FromChild::Hb(beat)).len() <= MAX_LINE_UP);
     }

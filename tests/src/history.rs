@@ -213,6 +213,10 @@ pub enum Fault {
     /// The handler blocks its worker for good.
     Hang,
     StoreKill,
+    /// SIGKILL of the message broker.
+    BrokerKill,
+    /// The broker closes the channels of its consumers.
+    ChannelKill,
     StoreStop,
     StoreContinue,
     ClockStep,

@@ -1,7 +1,8 @@
 //! Roundsman from outside: what tests, benchmarks and chaos runs share.
 //!
 //! - fixtures that start real programs and take them down with the test: [`redis_server`], [`rabbit_server`],
-//!   [`tree`]; and [`receiver`], small servers made here
+//!   [`tree`]; and [`receiver`], small servers made here; a broker's other user ([`amqp_client`]), and what stands between it
+//!   and ours ([`amqp_proxy`])
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
 //! - the history that every actor of a run writes ([`history`]), and the checker that reads it ([`checker`])
@@ -9,6 +10,8 @@
 //!
 //! Absent on purpose: mocks of our own parts, and any way to signal a process by its name.
 
+pub mod amqp_client;
+pub mod amqp_proxy;
 pub mod checker;
 pub mod history;
 pub mod model;

@@ -63,10 +63,18 @@ impl RabbitServer {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start() -> Result<Self, RabbitError> {
+        Self::start_with("")
+    }
+
+    /// The same, with these lines more in its `rabbitmq.conf`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(settings: &str) -> Result<Self, RabbitError> {
         let folder = tempfile::Builder::new().prefix("roundsman-rabbit-").tempdir()?;
         fs::write(folder.path().join("plugins"), "[].\n")?;
         let limits = "vm_memory_high_watermark.absolute = 2GB\ndisk_free_limit.absolute = 1MB\n";
-        fs::write(folder.path().join("rabbitmq.conf"), limits)?;
+        fs::write(folder.path().join("rabbitmq.conf"), format!("{limits}{settings}"))?;
         let (port, mapper_port, distribution_port) = (free_port()?, free_port()?, free_port()?);
         let mut server = Self { port, mapper_port, distribution_port, node: None, mapper: None, folder };
         server.launch()?;

@@ -54,6 +54,16 @@ fn redis_a_full_store_refuses_clearly_and_drains() {
 }
 
 #[test]
+fn redis_no_message_is_lost_or_taken_twice_when_channels_and_the_broker_are_killed() {
+    kept(&["amqp", "--jobs", "10000", "--channel-kills", "20", "--broker-kills", "2", "--store", "redis"]);
+}
+
+#[test]
+fn sqlite_no_message_is_lost_or_taken_twice_when_channels_and_the_broker_are_killed() {
+    kept(&["amqp", "--jobs", "10000", "--channel-kills", "20", "--broker-kills", "2", "--store", "sqlite"]);
+}
+
+#[test]
 fn redis_what_was_acknowledged_survives_the_death_of_the_store() {
     kept(&["outages", "--jobs", "500", "--kills", "3", "--every", "1000", "--store", "redis"]);
 }

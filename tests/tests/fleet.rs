@@ -3,6 +3,14 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
 
+#[path = "fleet/amqp.rs"]
+mod amqp;
+#[path = "fleet/amqp_docs.rs"]
+mod amqp_docs;
+#[path = "fleet/amqp_faults.rs"]
+mod amqp_faults;
+#[path = "fleet/amqp_replies.rs"]
+mod amqp_replies;
 #[path = "fleet/brokers.rs"]
 mod brokers;
 #[path = "fleet/changes.rs"]

@@ -38,3 +38,7 @@ mod spawn;
 
 pub use api::{Context, Failure, FollowUp, Job, Output, Worker};
 pub use run::serve;
+
+/// For the parts of Roundsman that take in what brokers hold.
+#[doc(hidden)]
+pub use builtin::transport::broker;

@@ -521,6 +521,7 @@ impl Loop {
             tick: self.slots.gauge.tick(),
             rss_kb: rss_kb(),
             store_ok: counts.store_ok,
+            says: None,
         }));
         if now >= self.tell_at {
             self.tell_at = now + Duration::from_millis(BEAT_MS);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand, ValueEnum};
 use roundsman_shared::job::State;
+use roundsman_shared::job::letter::is_no_job;
 use roundsman_shared::names::{JobId, QueueName};
 use roundsman_shared::store::{Changed, MAX_BATCH, Store};
 use serde::Serialize;
@@ -15,7 +16,6 @@ use super::queue::purge_states;
 use super::{DONE, show};
 use crate::connect::Context;
 use crate::errors::Failure;
-use crate::intake::NO_JOB;
 use crate::print::many;
 use crate::time;
 use crate::walk::{Filter, Section, Walk, cause};
@@ -315,7 +315,7 @@ async fn matching(
         let Some(page) = walk.step(MAX_BATCH).await? else { break };
         for found in page.into_iter().filter(|found| filter.matches(found)) {
             let error = found.progress.error.as_deref().unwrap_or_default();
-            if change == Change::Retry && error.starts_with(NO_JOB) {
+            if change == Change::Retry && is_no_job(error) {
                 strange += 1;
             } else {
                 jobs.push((found.queue, found.id));

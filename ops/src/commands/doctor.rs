@@ -1,5 +1,7 @@
 //! `doctor`: what is wrong or weak with store, machine, settings and fleet; every finding says what to do.
 
+mod broker;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
@@ -94,6 +96,9 @@ pub async fn run(context: &Context) -> Result<u8, Failure> {
             code = Failure::from(error).code();
             findings.error("store", found, OTHER);
         }
+    }
+    if !broker::look(context, &mut findings).await && code == exit::FAILED {
+        code = exit::UNAVAILABLE;
     }
     let healthy = findings.0.iter().all(|finding| finding.level != Level::Error);
     if context.screen.json {
@@ -219,6 +224,11 @@ async fn inside(context: &Context, store: &Store, findings: &mut Findings) -> Re
         idle &= view.scheduled + view.ready + view.inbox == 0;
     }
     sick(&fleet, findings);
+    for (host, part) in fleet.hosts.iter().flat_map(|host| host.parts.iter().map(move |part| (host, part))) {
+        if let Some(says) = &part.says {
+            findings.ok("parts", format!("{} on {}: {says}", part.part, host.host));
+        }
+    }
     match fleet.hosts.len() {
         0 if idle => findings.ok("fleet", "no fleet runs, and no job waits"),
         0 => {}

@@ -98,12 +98,8 @@ pub async fn run(context: &Context, args: EnqueueArgs) -> Result<u8, Failure> {
     let store = context.store().await?;
     context.demand_durability(&store).await?;
     let policy = context.policy(&store, &queue).await?;
-    let expires = match args.expires_in {
-        Some(span) => Some((store.clock().await?.reading + span).as_millis()),
-        None => None,
-    };
     let patience = args.wait;
-    let job = spec::check(args.fields(expires), payload, &limits(&policy))?;
+    let job = spec::check(args.fields(), payload, &limits(&policy))?;
     let answers = store.enqueue(&queue, std::slice::from_ref(&job), policy.max_waiting).await?;
     let created = matches!(answers.first(), Some(Enqueued::Created { .. }));
     match answers.first() {
@@ -208,7 +204,7 @@ fn is_bare_word(text: &str) -> bool {
 }
 
 impl EnqueueArgs {
-    fn fields(self, expires: Option<i64>) -> Fields {
+    fn fields(self) -> Fields {
         Fields {
             id: self.id,
             kind: self.kind,
@@ -219,7 +215,8 @@ impl EnqueueArgs {
             unique: self.unique,
             timeout: self.timeout,
             max_attempts: self.max_attempts,
-            expires,
+            expires: None,
+            expires_in: self.expires_in,
             headers: self.headers.into_iter().collect::<BTreeMap<_, _>>(),
             reply_to: None,
         }

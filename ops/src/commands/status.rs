@@ -6,6 +6,7 @@ use super::{DONE, queue};
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::fleet::Fleet;
+use crate::print::clean;
 
 pub async fn run(context: &Context) -> Result<u8, Failure> {
     let store = context.store().await?;
@@ -45,6 +46,10 @@ pub async fn run(context: &Context) -> Result<u8, Failure> {
                 "host   {}  supervisor {supervisor}, master {master}{quiet}{replaced}",
                 host.host
             ))?;
+            for part in &host.parts {
+                let says = part.says.as_deref().map_or_else(String::new, |says| format!("  {}", clean(says)));
+                screen.line(&format!("       {} is {}{says}", part.part, part.state))?;
+            }
         }
         screen.line("")?;
         let rows: Vec<Vec<String>> = fleet

@@ -8,13 +8,17 @@
 //! progress    what has happened to it so far: attempts, crashes   (one string beside the record)
 //! retry       the arithmetic of retries
 //! settle      outcome of a delivery -> what the store is to write
+//! reply       what is sent to whoever asked for the result
+//! letter      what could not become a job, as a dead letter
 //! view        the job as people and programs see it
 //! ```
 
+pub mod letter;
 pub mod lifecycle;
 
 pub mod progress;
 pub mod record;
+pub mod reply;
 pub mod retry;
 pub mod settle;
 pub mod spec;

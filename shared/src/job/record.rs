@@ -40,6 +40,8 @@ pub struct Spec {
     pub timeout: Option<Duration>,
     pub max_attempts: Option<u32>,
     pub expires: Option<StoreTime>,
+    /// So long after its enqueue, where its producer said it so; a repeated enqueue is the same content then.
+    pub expires_in: Option<Duration>,
     pub headers: BTreeMap<String, String>,
     pub reply_to: Option<ReplyTo>,
     /// Compact JSON.
@@ -60,10 +62,17 @@ impl Spec {
             timeout: None,
             max_attempts: None,
             expires: None,
+            expires_in: None,
             headers: BTreeMap::new(),
             reply_to: None,
             payload,
         }
+    }
+
+    /// When it is not to be started any more; `created` is the moment of its enqueue.
+    #[must_use]
+    pub fn expiry(&self, created: StoreTime) -> Option<StoreTime> {
+        self.expires.or_else(|| self.expires_in.map(|span| created + span))
     }
 
     fn is_bare(&self) -> bool {
@@ -75,6 +84,7 @@ impl Spec {
             && self.timeout.is_none()
             && self.max_attempts.is_none()
             && self.expires.is_none()
+            && self.expires_in.is_none()
             && self.reply_to.is_none()
             && self.headers.keys().all(|name| TRACE_HEADERS.contains(&name.as_str()))
     }
@@ -104,6 +114,9 @@ struct Content {
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<i64>,
+    /// Milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u64>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,6 +158,7 @@ pub fn encode(spec: &Spec) -> String {
             timeout: spec.timeout.map(millis),
             max_attempts: spec.max_attempts,
             expires: spec.expires.map(StoreTime::as_millis),
+            expires_in: spec.expires_in.map(millis),
             headers: spec
                 .headers
                 .iter()
@@ -275,6 +289,7 @@ impl Record {
                     timeout: content.timeout.map(Duration::from_millis),
                     max_attempts: content.max_attempts,
                     expires: content.expires.map(StoreTime::from_millis),
+                    expires_in: content.expires_in.map(Duration::from_millis),
                     headers: content.headers,
                     reply_to: content.reply_to,
                     payload: Box::<str>::from(content.payload).into_string(),
@@ -294,7 +309,13 @@ impl Record {
 /// The digest of a content: the first 64 bits of its SHA-256, in hexadecimal.
 #[must_use]
 pub fn digest(content: &str) -> String {
-    sha2::Sha256::digest(content.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    digest_bytes(content.as_bytes())
+}
+
+/// The same of any bytes.
+#[must_use]
+pub fn digest_bytes(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -312,6 +333,7 @@ mod tests {
             timeout: Some(Duration::from_secs(30)),
             max_attempts: Some(5),
             expires: Some(StoreTime::from_millis(1_900_000_000_000)),
+            expires_in: None,
             headers: [("x-a".to_owned(), "1".to_owned()), ("traceparent".to_owned(), "00-1".to_owned())]
                 .into(),
             reply_to: Some(ReplyTo { transport: "http".into(), uri: "http://x/".into() }),
@@ -330,6 +352,16 @@ mod tests {
                 + if spec.due == Due::Now { Duration::ZERO } else { Duration::from_millis(1500) };
             assert_eq!(record.due(), due);
         }
+    }
+
+    #[test]
+    fn an_expiry_counts_from_the_enqueue() {
+        let spec = Spec { expires_in: Some(Duration::from_secs(5)), ..Spec::bare(true, "1".into()) };
+        assert!(encode(&spec).starts_with('j'));
+        let record = Record::stamp(StoreTime::from_millis(1000), &encode(&spec));
+        assert_eq!(record.decode().unwrap(), spec);
+        assert_eq!(spec.expiry(record.created_at()), Some(StoreTime::from_millis(6000)));
+        assert_eq!(full().expiry(record.created_at()), full().expires);
     }
 
     #[test]

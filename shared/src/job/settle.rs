@@ -10,8 +10,8 @@ use crate::job::Policy;
 use crate::job::lifecycle::{Event, FinalState};
 use crate::job::progress::{Attempt, AttemptEnd, MAX_ERROR, MAX_STDERR_TAIL, Progress, Token, place, tail};
 use crate::job::record::{Record, Spec};
-use crate::job::retry;
 use crate::job::spec::NewJob;
+use crate::job::{reply, retry};
 use crate::names::{JobId, QueueName, WorkerId};
 
 /// The second re-run of a job whose worker died waits so long, and then runs alone.
@@ -171,7 +171,7 @@ pub fn settle(
         Outcome::Done { note, .. } => note.clone(),
         _ => None,
     };
-    let decision = decide(&mut progress, spec, outcome, policy, jitter);
+    let mut decision = decide(&mut progress, spec, outcome, policy, jitter);
     let charged = !matches!(decision.end, AttemptEnd::GaveBack | AttemptEnd::Snooze);
     let number = delivery.attempt();
     if charged {
@@ -206,11 +206,13 @@ pub fn settle(
         };
         if_cancelled = Some(IfCancelled { progress: ended.encode(delivery.token), remember: digest() });
     }
-    progress.due = match &decision.write {
-        Write::Finish { state, .. } => {
+    progress.due = match &mut decision.write {
+        Write::Finish { state, follow_ups } => {
             progress.state = Some(*state);
             progress.ended = Some(run.ended);
             remember = digest();
+            let Delivery { queue, id, token, .. } = delivery;
+            follow_ups.extend(reply::of(queue, id, *token, spec, *state, &progress));
             Some(delivery.due.as_millis())
         }
         Write::Return { again: Again::Front } => Some(delivery.due.as_millis()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::callback::Target;
 use crate::clock::{StoreTime, Wall};
 use crate::job::record;
 use crate::names::JobId;
@@ -129,6 +130,9 @@ pub struct Limits {
 pub fn parse(text: &str, limits: &Limits) -> Result<NewJob, SpecError> {
     let raw: RawJob = serde_json::from_str(text).map_err(|error| SpecError::Json(error.to_string()))?;
     let payload = compact(raw.payload.get())?;
+    if let Some(to) = &raw.reply_to {
+        Target::of_reply(to, None).map_err(|error| SpecError::field("reply_to", error))?;
+    }
     let fields = Fields {
         id: raw.id,
         kind: raw.kind,
@@ -150,6 +154,7 @@ pub fn parse(text: &str, limits: &Limits) -> Result<NewJob, SpecError> {
             .map_err(|e| SpecError::field("timeout", e.to_string()))?,
         max_attempts: raw.max_attempts,
         expires: raw.expires.map(|when| when.0),
+        expires_in: None,
         headers: raw.headers,
         reply_to: raw.reply_to,
     };
@@ -171,6 +176,8 @@ pub struct Fields {
     pub max_attempts: Option<i64>,
     /// Unix milliseconds.
     pub expires: Option<i64>,
+    /// Instead of `expires`, by the store's clock: so long after the enqueue.
+    pub expires_in: Option<Duration>,
     pub headers: BTreeMap<String, String>,
     pub reply_to: Option<ReplyTo>,
 }
@@ -188,6 +195,56 @@ fn label(field: &'static str, text: Option<String>) -> Result<Option<String>, Sp
     }
 }
 
+/// Whether the job could run before it expires.
+fn check_expiry(fields: &Fields, due: Due, limits: &Limits) -> Result<(), SpecError> {
+    if let Some(expires) = fields.expires {
+        if expires <= limits.now.as_millis() {
+            return Err(SpecError::field("expires", "lies in the past"));
+        }
+        if let Due::At(due) = due
+            && expires <= due.as_millis()
+        {
+            return Err(SpecError::field("expires", "is not after \"due\": the job could never run"));
+        }
+        if let Due::In(span) = due
+            && StoreTime::from_millis(expires) <= StoreTime::from_millis(limits.now.as_millis()) + span
+        {
+            return Err(SpecError::field("expires", "is not after \"in\": the job could never run"));
+        }
+    }
+    if let Some(span) = fields.expires_in {
+        let due = match due {
+            Due::Now => Duration::ZERO,
+            Due::In(due) => due,
+            Due::At(due) => due.since(StoreTime::from_millis(limits.now.as_millis())),
+        };
+        if span <= due {
+            return Err(SpecError::field("expires", "is not after the job is due: it could never run"));
+        }
+    }
+    Ok(())
+}
+
+fn check_headers(headers: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        return Err(SpecError::field(
+            "headers",
+            format!("at most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes"),
+        ));
+    }
+    if let Some(name) = headers.keys().find(|name| !is_header_name(name)) {
+        return Err(SpecError::field("headers", format!("{name:?} is no header name")));
+    }
+    if let Some((name, _)) = headers.iter().find(|(_, value)| value.chars().any(char::is_control)) {
+        return Err(SpecError::field(
+            "headers",
+            format!("{name}: the value must not hold control characters"),
+        ));
+    }
+    Ok(())
+}
+
 /// Checks every field against its bounds. `payload` is compact JSON, as [`compact`] makes it.
 ///
 /// # Errors
@@ -197,8 +254,8 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
         return Err(SpecError::PayloadTooLong { size: payload.len(), limit: limits.max_payload });
     }
     let chosen = fields.id.is_some();
-    let id = match fields.id {
-        Some(id) => JobId::new(&id).map_err(|error| SpecError::field("id", error.to_string()))?,
+    let id = match &fields.id {
+        Some(id) => JobId::new(id).map_err(|error| SpecError::field("id", error.to_string()))?,
         None => generate_id(),
     };
     let latest = StoreTime::from_millis(limits.now.as_millis()) + MAX_AHEAD;
@@ -237,39 +294,8 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
                 .ok_or_else(|| SpecError::field("max_attempts", "must lie between 1 and 1000000"))?,
         ),
     };
-    if let Some(expires) = fields.expires {
-        if expires <= limits.now.as_millis() {
-            return Err(SpecError::field("expires", "lies in the past"));
-        }
-        if let Due::At(due) = due
-            && expires <= due.as_millis()
-        {
-            return Err(SpecError::field("expires", "is not after \"due\": the job could never run"));
-        }
-        if let Due::In(span) = due
-            && StoreTime::from_millis(expires) <= StoreTime::from_millis(limits.now.as_millis()) + span
-        {
-            return Err(SpecError::field("expires", "is not after \"in\": the job could never run"));
-        }
-    }
-    let bytes: usize = fields.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if fields.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        return Err(SpecError::field(
-            "headers",
-            format!("at most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes"),
-        ));
-    }
-    if let Some(name) = fields.headers.keys().find(|name| {
-        name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
-    }) {
-        return Err(SpecError::field("headers", format!("{name:?} is no header name")));
-    }
-    if let Some((name, _)) = fields.headers.iter().find(|(_, value)| value.chars().any(char::is_control)) {
-        return Err(SpecError::field(
-            "headers",
-            format!("{name}: the value must not hold control characters"),
-        ));
-    }
+    check_expiry(&fields, due, limits)?;
+    check_headers(&fields.headers)?;
     if fields.unique.is_some() {
         return Err(SpecError::field(
             "unique",
@@ -286,11 +312,18 @@ pub fn check(fields: Fields, payload: String, limits: &Limits) -> Result<NewJob,
         timeout: fields.timeout,
         max_attempts,
         expires: fields.expires.map(StoreTime::from_millis),
+        expires_in: fields.expires_in,
         headers: fields.headers,
         reply_to: fields.reply_to,
         payload,
     };
     Ok(NewJob { id, due, priority, expires: spec.expires, content: record::encode(&spec) })
+}
+
+/// Whether a header may be called so: a token of HTTP.
+#[must_use]
+pub fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
 }
 
 /// A new id: UUIDv7, so that ids sort by the time they were made.
@@ -372,6 +405,9 @@ mod tests {
         let never = r#"{"payload":1,"in":"10s","expires":1700000009000}"#;
         assert_eq!(refused(never), "expires: is not after \"in\": the job could never run");
         assert!(parse(&never.replace("9000", "9001").replace("10s", "9s"), &limits()).is_ok());
+        let reply = |uri: &str| format!(r#"{{"payload":1,"reply_to":{{"transport":"amqp","uri":"{uri}"}}}}"#);
+        assert!(refused(&reply("amqp:///?routing_key=a")).starts_with("reply_to: uri: names no host"));
+        assert!(parse(&reply("amqp://h?routing_key=a"), &limits()).is_ok());
         assert!(refused(r#"{"payload":1,"max_attempts":0}"#).starts_with("max_attempts: "));
         assert!(refused(r#"{"payload":1,"headers":{"a b":"c"}}"#).starts_with("headers: "));
         let deep = format!(r#"{{"payload":{}1{}}}"#, "[".repeat(65), "]".repeat(65));

@@ -9,7 +9,7 @@ use super::section::Row;
 
 /// Keys, `*` for a name or place in a list.
 /// A key leaves this list in the change that serves it.
-const UNSERVED: [&str; 12] = [
+const UNSERVED: [&str; 11] = [
     "pools.*.demand.type",
     "pools.*.liveness",
     "pools.*.stall_after",
@@ -19,7 +19,6 @@ const UNSERVED: [&str; 12] = [
     "queues.*.max_running_per_key",
     "http.listen",
     "http.tokens.*.name",
-    "amqp.url",
     "schedules.*.name",
     "notify.*.on",
 ];

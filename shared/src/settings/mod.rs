@@ -35,7 +35,7 @@ mod section;
 mod tree;
 mod value;
 
-pub use self::amqp::{AmqpIntake, AmqpSettings};
+pub use self::amqp::{AmqpIntake, AmqpSettings, DeadLetters};
 pub use self::backoff::Backoff;
 pub use self::environment::Environment;
 pub use self::foreign::{Demand, Foreign, Liveness, StopSignal};

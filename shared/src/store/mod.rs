@@ -126,6 +126,10 @@ verbs! {
     /// Refused as a whole with [`StoreError::NearLimit`] while the store's memory or disk is above 80 % of its limit.
     enqueue(queue: &QueueName, jobs: &[crate::job::NewJob], max_waiting: u64) -> Vec<Enqueued>;
 
+    /// Writes down as a dead letter what came in and could not become a job. `false` where the id is in use already, as
+    /// after a call that was repeated.
+    bury(queue: &QueueName, id: &JobId, letter: &crate::job::letter::Letter) -> bool;
+
     /// Acknowledges what a worker has finished and gives it its next jobs, in one round trip. Either half may be absent.
     /// The acknowledgements come first; on one queue both are one step where the store can make it so.
     exchange(settle: Option<&SettleRequest>, pull: Option<&PullRequest>) -> (Vec<Answer>, Option<Pulled>);

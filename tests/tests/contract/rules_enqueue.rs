@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use roundsman_shared::clock::StoreTime;
+use roundsman_shared::job::letter::{self, Letter};
 use roundsman_shared::job::{NewJob, Outcome, Policy, Spec, State};
 use roundsman_shared::store::{Answer, Enqueued, Retention};
 
@@ -20,6 +21,7 @@ on_each_store![
     running_jobs_take_no_room,
     an_expired_job_is_refused,
     one_bad_job_spoils_no_other,
+    what_is_no_job_is_buried_once,
     a_job_may_stand_twice_in_one_call,
     the_record_comes_back_as_it_was_given,
     queues_do_not_mix,
@@ -180,6 +182,26 @@ async fn one_bad_job_spoils_no_other(bed: Bed) {
     assert_eq!((&answers[1], &answers[3]), (&Enqueued::Conflict, &Enqueued::Expired));
     assert!([0, 2, 4].iter().all(|at| is_created(&answers[*at])), "{answers:?}");
     assert_eq!(bed.pulled_ids(9).await, ["taken", "a", "b", "c"]);
+}
+
+async fn what_is_no_job_is_buried_once(bed: Bed) {
+    let error = format!("{}: why", letter::NO_AMQP_JOB);
+    let buried = Letter::new(&letter::raw(b"oops"), error.clone(), bed.now().await);
+    let bury = async |name| bed.store.bury(&bed.queue, &id(name), &buried).await;
+    assert!(bury("a").await.unwrap());
+    assert!(!bury("a").await.unwrap(), "the call may be repeated");
+    bed.enqueue(&[new_job("b")]).await;
+    assert!(!bury("b").await.unwrap(), "no job is overwritten");
+    let found = bed.look("a").await.unwrap();
+    assert_eq!(found.record.decode().unwrap().payload, "\"oops\"");
+    assert_eq!(found.progress.error, Some(error));
+    let overview = bed.store.overview(&bed.queue).await.unwrap();
+    assert_eq!((overview.dead, overview.ready, overview.enqueued_total, overview.ended_total), (1, 1, 2, 1));
+    assert_eq!(bed.pulled_ids(9).await, ["b"]);
+    assert!(
+        is_created(&bed.store.enqueue(&bed.queue, &[new_job("c")], 1).await.unwrap()[0]),
+        "it takes no room"
+    );
 }
 
 async fn a_job_may_stand_twice_in_one_call(bed: Bed) {

@@ -4,7 +4,7 @@ mod capture;
 mod exec;
 mod stdout;
 mod stream;
-mod transport;
+pub(crate) mod transport;
 
 use roundsman_shared::assignment::HandlerSpec;
 use roundsman_shared::job::settle::Outcome;
@@ -23,7 +23,8 @@ pub(crate) fn make(spec: HandlerSpec, slots: usize) -> Handlers {
         | HandlerSpec::Amqp { .. }
         | HandlerSpec::Redis { .. }
         | HandlerSpec::Tcp { .. }
-        | HandlerSpec::Callback { .. }) => Box::new(transport::Transport::new(&spec, slots)),
+        | HandlerSpec::Callback { .. }
+        | HandlerSpec::Reply { .. }) => Box::new(transport::Transport::new(&spec, slots)),
     };
     Handlers { other: Some(other), ..Handlers::default() }
 }

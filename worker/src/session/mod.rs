@@ -450,10 +450,11 @@ impl Session {
         let seq = self.next_seq;
         self.next_seq += 1;
         let (spec, verdict) = match delivery.record.decode() {
-            Ok(spec) if spec.expires.is_some_and(|expires| expires <= reading) => {
-                (spec, Some(Outcome::Expired))
+            Ok(spec) => {
+                let expiry = spec.expiry(delivery.record.created_at());
+                let expired = expiry.is_some_and(|expiry| expiry <= reading).then_some(Outcome::Expired);
+                (spec, expired)
             }
-            Ok(spec) => (spec, None),
             Err(error) => {
                 (Spec::bare(false, "null".to_owned()), Some(Outcome::Dead { error: error.to_string() }))
             }

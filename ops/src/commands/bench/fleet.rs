@@ -13,8 +13,8 @@ use super::{Bench, Row, per_second, quantiles, rate};
 use crate::errors::Failure;
 
 /// How long a fleet may take to serve, and a figure to be measured.
-const PATIENCE: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The role of a worker in the bench: its result is the moment at which it started, in microseconds.
 pub fn worker() -> std::process::ExitCode {
@@ -22,7 +22,7 @@ pub fn worker() -> std::process::ExitCode {
 }
 
 /// A running fleet, ended when dropped.
-struct Fleet {
+pub(super) struct Fleet {
     up: std::process::Child,
     folder: std::path::PathBuf,
 }
@@ -40,6 +40,16 @@ impl Drop for Fleet {
 impl Bench<'_> {
     /// Starts a fleet of so many workers that ask for jobs with these slots, and waits until all are ready.
     async fn fleet(&self, workers: u32, slots: u32) -> Result<Fleet, Failure> {
+        let program = std::env::current_exe()?.display().to_string();
+        let pool = format!(
+            "[pools.default]\nqueues = [\"bench\"]\ncommand = [{program:?}, \"bench-worker\"]\n\
+             min_workers = {workers}\nmax_workers = {workers}\nslots = {slots}\n"
+        );
+        self.fleet_of(workers, &pool).await
+    }
+
+    /// The same with these settings beside the store's.
+    pub(super) async fn fleet_of(&self, workers: u32, settings: &str) -> Result<Fleet, Failure> {
         let folder = std::env::temp_dir().join(format!("roundsman-{}", self.config.namespace));
         std::fs::create_dir_all(&folder)?;
         let program = std::env::current_exe()?;
@@ -48,10 +58,8 @@ impl Bench<'_> {
             StorePlace::Sqlite(path) => format!("sqlite:{}", path.display()),
         };
         let settings = format!(
-            "[store]\nurl = {url:?}\nnamespace = {:?}\n[http]\nlisten = \"\"\n[pools.default]\nqueues = [\"bench\"]\n\
-             command = [{:?}, \"bench-worker\"]\nmin_workers = {workers}\nmax_workers = {workers}\nslots = {slots}\n",
+            "[store]\nurl = {url:?}\nnamespace = {:?}\n[http]\nlisten = \"\"\n{settings}",
             self.config.namespace.as_str(),
-            program.display().to_string(),
         );
         let file = folder.join("roundsman.toml");
         std::fs::write(&file, settings)?;

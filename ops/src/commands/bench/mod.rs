@@ -2,8 +2,10 @@
 //!
 //! Everything is measured on the real way: `drain`, `latency` and `timers` run a fleet (`up`) of this same binary with a
 //! handler that does nothing but note when it started. On Redis each figure stands beside the same writes made by bare
-//! scripts in the same run, since absolute figures drift with the machine.
+//! scripts in the same run, since absolute figures drift with the machine; the intake from a broker stands beside a bare
+//! consumer of the same messages.
 
+mod broker;
 mod fleet;
 mod loops;
 
@@ -45,6 +47,8 @@ enum Figure {
     Timers,
     Million,
     Idle,
+    /// Needs a broker: amqp.url.
+    Amqp,
 }
 
 /// One figure.
@@ -89,7 +93,11 @@ pub async fn run(context: &Context, args: BenchArgs) -> Result<u8, Failure> {
     let bench = Bench { context, store, config, queue: QueueName::new("bench")?, args };
     let mut rows = Vec::new();
     for figure in Figure::value_variants() {
-        if !bench.args.only.is_empty() && !bench.args.only.contains(figure) {
+        let unasked = bench.args.only.is_empty();
+        if !unasked && !bench.args.only.contains(figure) {
+            continue;
+        }
+        if unasked && *figure == Figure::Amqp && context.settings().amqp.url.is_none() {
             continue;
         }
         let measured = bench.measure(*figure).await;
@@ -121,6 +129,7 @@ impl Bench<'_> {
             Figure::Timers => self.timers().await,
             Figure::Million => self.million().await,
             Figure::Idle => self.idle().await,
+            Figure::Amqp => self.amqp().await,
         }
     }
 

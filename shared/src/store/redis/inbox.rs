@@ -12,6 +12,7 @@ use super::line::is_spent;
 use super::link::{ANSWER_TIMEOUT, failed};
 use super::reply::Parts;
 use crate::job::NewJob;
+use crate::job::letter::Letter;
 use crate::names::{JobId, QueueName};
 use crate::store::{Enqueued, MAX_BATCH, StoreError};
 
@@ -158,12 +159,27 @@ impl RedisStore {
         queue: &QueueName,
         taker: &str,
         raw: &Taken,
-        letter: (&JobId, &str, &str),
+        id: &JobId,
+        letter: &Letter,
     ) -> Result<bool, StoreError> {
-        let (id, content, progress) = letter;
+        self.put_down(queue, (taker, raw), id, letter).await
+    }
+
+    /// See [`crate::store::Store::bury`].
+    pub async fn bury(&self, queue: &QueueName, id: &JobId, letter: &Letter) -> Result<bool, StoreError> {
+        self.put_down(queue, ("", b""), id, letter).await
+    }
+
+    async fn put_down(
+        &self,
+        queue: &QueueName,
+        (taker, raw): (&str, &[u8]),
+        id: &JobId,
+        letter: &Letter,
+    ) -> Result<bool, StoreError> {
         self.enter(queue).await?;
         let mut call = self.link.scripts.bury.call(&self.keys.base(queue));
-        call.arg(taker).arg(raw).arg(id.as_str()).arg(content).arg(progress);
+        call.arg(taker).arg(raw).arg(id.as_str()).arg(&letter.content).arg(&letter.progress);
         Ok(self.link.run_one(call).await? == redis::Value::Int(1))
     }
 }

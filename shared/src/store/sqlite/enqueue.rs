@@ -5,11 +5,13 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::fault::Fault;
 use super::hints::Nudge;
+use super::settle::Sheet;
 use super::tx::Tx;
 use crate::clock::StoreTime;
+use crate::job::letter::Letter;
 use crate::job::record::{CREATED_DIGITS, Record, digest};
-use crate::job::{Due, NewJob};
-use crate::names::QueueName;
+use crate::job::{Due, FinalState, NewJob};
+use crate::names::{JobId, QueueName};
 use crate::store::Enqueued;
 
 /// What a repeated enqueue is compared by: a record without `created` and trace headers.
@@ -96,6 +98,24 @@ pub(super) fn enqueue(
         tx.nudge(nudge);
     }
     Ok(answers)
+}
+
+/// Writes down a dead letter that never was a job.
+pub(super) fn bury(tx: &mut Tx<'_>, queue: &QueueName, id: &JobId, letter: &Letter) -> Result<bool, Fault> {
+    let at = tx.make(queue)?;
+    let (no, now) = (tx.queue(at).no, tx.now());
+    let record = Record::stamp(now, &letter.content);
+    let new = tx
+        .sql("INSERT INTO jobs (queue, id, place, at, rank, record) VALUES (?1, ?2, 0, 0, 0, ?3) ON CONFLICT DO NOTHING")?
+        .execute(params![no, id.as_str(), record.as_str()])?;
+    if new == 0 {
+        return Ok(false);
+    }
+    let mut sheet = Sheet::new(tx, at, None)?;
+    sheet.enter(tx, id.as_str(), FinalState::Dead, &letter.progress, None)?;
+    sheet.shorten(tx)?;
+    tx.change(at).enqueued += 1;
+    Ok(true)
 }
 
 /// Whether a remembered id had the same content; `None` if it is not remembered.

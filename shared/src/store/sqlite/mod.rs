@@ -57,6 +57,7 @@ use super::{
     StoreError,
 };
 use crate::clock::{Mono, StoreClock};
+use crate::job::letter::Letter;
 use crate::job::progress::Token;
 use crate::job::spec::Due;
 use crate::job::view::Found;
@@ -210,6 +211,13 @@ impl SqliteStore {
             u64::try_from(bytes).unwrap_or(u64::MAX) + JOB_OVERHEAD * u64::try_from(jobs.len()).unwrap_or(0);
         let (queue, jobs) = (queue.clone(), jobs.to_vec());
         self.request(true, Some(adds), move |tx| enqueue::enqueue(tx, &queue, &jobs, max_waiting)).await
+    }
+
+    pub async fn bury(&self, queue: &QueueName, id: &JobId, letter: &Letter) -> Result<bool, StoreError> {
+        let adds = u64::try_from(letter.content.len() + letter.progress.len()).unwrap_or(u64::MAX);
+        let (queue, id, letter) = (queue.clone(), id.clone(), letter.clone());
+        let adds = adds + JOB_OVERHEAD;
+        self.request(true, Some(adds), move |tx| enqueue::bury(tx, &queue, &id, &letter)).await
     }
 
     pub async fn exchange(

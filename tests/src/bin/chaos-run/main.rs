@@ -7,10 +7,12 @@
 //! chaos-run pauses         workers, the store and the whole tree stopped and let go on
 //! chaos-run full           the store at its memory limit, with a backlog to drain
 //! chaos-run outages        kill -9 of a store that had acknowledged
+//! chaos-run amqp           channels closed by the broker and kill -9 of the broker, while messages are taken in
 //! ```
 //!
 //! Each prints its figures and exits with 1 when a promise was broken. `ops/chaos` builds what this needs and runs it.
 
+mod amqp;
 mod audit;
 mod full;
 mod handover;
@@ -33,7 +35,7 @@ use crate::report::Report;
 /// Whatever keeps a run from being made; a broken promise is no error but a part of the report.
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: chaos-run symbolicate|handover|kills|pauses|full|outages [--jobs N] [--kills K] [--every MS] \
+const USAGE: &str = "usage: chaos-run symbolicate|handover|kills|pauses|full|outages|amqp [--jobs N] [--kills K] [--channel-kills K] [--broker-kills K] [--every MS] \
 [--seed S] [--store redis|sqlite] [--row NAME] [--seconds N] [--keep FOLDER]";
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         "pauses" => pauses::run(&options),
         "full" => full::run(&options).map(|report| vec![report]),
         "outages" => outages::run(&options).map(|report| vec![report]),
+        "amqp" => amqp::run(&options).map(|report| vec![report]),
         other => return refuse(&format!("no run {other:?}")),
     };
     match done {

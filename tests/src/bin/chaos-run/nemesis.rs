@@ -39,11 +39,13 @@ pub(crate) fn strike(
     fault: Fault,
 ) -> Result<bool, Failure> {
     let signal = match fault {
-        Fault::Kill | Fault::StoreKill => Signal::KILL,
+        Fault::Kill | Fault::StoreKill | Fault::BrokerKill => Signal::KILL,
         Fault::Stop | Fault::StoreStop => Signal::STOP,
         Fault::Continue | Fault::StoreContinue => Signal::CONT,
         Fault::Term => Signal::TERM,
-        Fault::Hang | Fault::ClockStep => return Err(format!("{fault:?} is no signal").into()),
+        Fault::Hang | Fault::ClockStep | Fault::ChannelKill => {
+            return Err(format!("{fault:?} is no signal").into());
+        }
     };
     if !target.is_alive() {
         return Ok(false);

@@ -13,6 +13,8 @@ pub(crate) enum StoreKind {
 pub(crate) struct Options {
     pub(crate) jobs: Option<u64>,
     pub(crate) kills: Option<u64>,
+    pub(crate) channel_kills: Option<u64>,
+    pub(crate) broker_kills: Option<u64>,
     /// Between two faults, on average.
     pub(crate) every: Option<Duration>,
     pub(crate) seed: u64,
@@ -30,6 +32,8 @@ impl Options {
         let mut options = Self {
             jobs: None,
             kills: None,
+            channel_kills: None,
+            broker_kills: None,
             every: None,
             seed: 1,
             store: StoreKind::Redis,
@@ -43,6 +47,8 @@ impl Options {
             match flag.as_str() {
                 "--jobs" => options.jobs = Some(number()?),
                 "--kills" => options.kills = Some(number()?),
+                "--channel-kills" => options.channel_kills = Some(number()?),
+                "--broker-kills" => options.broker_kills = Some(number()?),
                 "--every" => options.every = Some(Duration::from_millis(number()?)),
                 "--seed" => options.seed = number()?,
                 "--row" => options.row = Some(value),

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) command: Option<Vec<String>>,
     pub(crate) slots: u32,
     pub(crate) keep: u64,
+    /// Further settings.
+    pub(crate) settings: String,
 }
 
 impl Stand {
@@ -93,6 +95,7 @@ impl Stand {
                  backoff = {{ type = \"fixed\", delay = \"50ms\" }}"
             )?;
         }
+        settings.push_str(&plan.settings);
         site.configure(&settings)?;
         let config = StoreConfig { place, namespace: Namespace::new("roundsman")?, lease: LEASE };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

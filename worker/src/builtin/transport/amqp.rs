@@ -2,46 +2,32 @@
 //! message and found a queue for it; one that it returns (no queue is bound) or refuses has failed, with the reason.
 //!
 //! `message-id` is the job's id, by which receivers drop repeats; `type` its kind; the headers `roundsman-attempt`,
-//! `roundsman-token` and `traceparent` are as in a webhook.
+//! `roundsman-token` and `traceparent` are as in a webhook, and what a job has of other headers that begin with
+//! `roundsman-` goes along.
 //!
 //! One connection for each broker, and on it one channel for each exchange: the broker closes the channel that names an
 //! exchange which is not there, and with it whatever else is under way on it. A connection that breaks is made anew by the
 //! next job; how often that is tried is the circuit's affair.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
-use async_rs::traits::Reactor;
-use async_rs::util::RuntimeParts;
-use async_rs::{Runtime, Tokio};
-use futures_io::{AsyncRead, AsyncWrite};
-use futures_util::Stream as Sequence;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::tcp::AsyncTcpStream;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::uri::AMQPUri;
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use roundsman_shared::clock::Wall;
 use roundsman_shared::job::settle::Outcome;
 use roundsman_shared::reach::Reach;
-use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 use url::Url;
 
-use super::Letter;
 use super::circuit::{Destination, Verdict};
-use super::connect::{Connector, Stream, Trouble, chain};
+use super::connect::{Connector, Trouble, chain};
 use super::lasting::{Lasting, Place};
+use super::{Letter, broker};
 
 /// Of one broker.
 const MAX_CHANNELS: usize = 64;
 /// Persistent.
 const PERSISTENT: u8 = 2;
-/// The library keeps room for many frames; messages are small, and larger ones go in several.
-const FRAME: u32 = 16 * 1024;
 
 /// See the module's text.
 #[derive(Default)]
@@ -118,7 +104,7 @@ async fn channel(
     let live = match kept {
         Some(live) => place.insert(live),
         None => {
-            let connection = Box::pin(open(connector, server, to, reach)).await?;
+            let connection = Box::pin(broker::open(connector, server, to, reach, None)).await?;
             place.insert(Live { connection, channels: BTreeMap::new() })
         }
     };
@@ -138,30 +124,7 @@ async fn channel(
     Ok(channel)
 }
 
-async fn open(
-    connector: &Connector,
-    server: &Url,
-    to: &Destination,
-    reach: &Reach,
-) -> Result<Connection, Trouble> {
-    let mut uri: AMQPUri =
-        server.as_str().parse().map_err(|error| Trouble::Hopeless(format!("{to}: {error}")))?;
-    uri.query.frame_max.get_or_insert(FRAME);
-    let stream = connector.open(to, reach, server.scheme() == "amqps").await?;
-    // The library would look the name up and connect by itself; it is given what was judged, once.
-    let given = Mutex::new(Some(stream));
-    let take = move || {
-        let stream = given.lock().ok().and_then(|mut given| given.take());
-        stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
-    };
-    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Given(Tokio::current())));
-    let connect = async move |_, _| Ok(AsyncTcpStream::Plain(take()?.compat()));
-    let properties = ConnectionProperties::default().with_connection_name("roundsman".into());
-    let connected = Connection::connector(uri, runtime, connect, properties).await;
-    connected.map_err(|error| trouble(to, &error))
-}
-
-fn trouble(to: &Destination, error: &lapin::Error) -> Trouble {
+pub(super) fn trouble(to: &Destination, error: &lapin::Error) -> Trouble {
     let text = format!("{to}: {}", chain(error));
     match error.kind() {
         // The channel was closed for what this job asked for, as an exchange that is not there.
@@ -181,11 +144,14 @@ fn short(text: &str) -> Result<ShortString, Trouble> {
 fn properties(letter: &Letter<'_>) -> BasicProperties {
     let task = letter.task;
     let mut headers = FieldTable::default();
+    for (name, value) in &task.spec.headers {
+        let told = name == "traceparent" || name.starts_with("roundsman-");
+        if let (true, Ok(name)) = (told, ShortString::try_new(name.as_str())) {
+            headers.insert(name, AMQPValue::LongString(value.as_str().into()));
+        }
+    }
     headers.insert("roundsman-attempt".into(), AMQPValue::LongUInt(task.attempt));
     headers.insert("roundsman-token".into(), AMQPValue::LongLongInt(task.token));
-    if let Some(trace) = task.spec.headers.get("traceparent") {
-        headers.insert("traceparent".into(), AMQPValue::LongString(trace.as_str().into()));
-    }
     let seconds = u64::try_from(Wall::now().as_millis() / 1000).unwrap_or(0);
     let mut properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
@@ -206,35 +172,4 @@ fn properties(letter: &Letter<'_>) -> BasicProperties {
         properties = properties.with_content_type(kind);
     }
     properties
-}
-
-/// Tokio's reactor for the AMQP library, but that it makes no connections: it is given ours.
-#[derive(Debug, Clone)]
-struct Given(Tokio);
-
-impl Reactor for Given {
-    type TcpStream = Compat<Stream>;
-    type Sleep = <Tokio as Reactor>::Sleep;
-
-    fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
-        &self,
-        socket: H,
-    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-        self.0.register(socket)
-    }
-
-    fn sleep(&self, span: Duration) -> Self::Sleep {
-        self.0.sleep(span)
-    }
-
-    fn interval(&self, span: Duration) -> impl Sequence<Item = Instant> + Send + 'static {
-        self.0.interval(span)
-    }
-
-    fn tcp_connect_addr(
-        &self,
-        _: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
-    }
 }

@@ -1,10 +1,9 @@
 //! Connections of all transports: the name is looked up, each address is judged, and the socket is connected to the very
 //! address that was. Nothing is looked up twice, and no proxy stands between.
 
-use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use roundsman_shared::reach::{Asked, Reach};
@@ -41,7 +40,7 @@ pub(super) type Stream = Box<dyn Io>;
 /// Makes connections.
 #[derive(Default)]
 pub(super) struct Connector {
-    tls: OnceCell<Result<Arc<rustls::ClientConfig>, String>>,
+    tls: OnceLock<Result<Arc<rustls::ClientConfig>, String>>,
 }
 
 /// With the causes that libraries hide behind one another.

@@ -9,6 +9,7 @@
 //! of them delays another. What is kept (destinations, idle connections, bytes of answers) is bounded.
 
 mod amqp;
+pub mod broker;
 mod circuit;
 mod connect;
 mod http;
@@ -22,8 +23,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use roundsman_shared::assignment::{Confidential, HandlerSpec, Limits, RedisKey};
-use roundsman_shared::callback::{Body, Callback, Target};
+use roundsman_shared::assignment::{Broker, Confidential, HandlerSpec, Limits, RedisKey};
+use roundsman_shared::callback::{Body, Callback, ReplyLetter, Target};
 use roundsman_shared::clock::Mono;
 use roundsman_shared::job::settle::Outcome;
 use roundsman_shared::reach::Reach;
@@ -62,7 +63,13 @@ enum Way {
         redis: Limits,
         tcp: Limits,
         stdout: Stdout,
+        replies: Option<Replies>,
     },
+}
+
+/// The jobs are replies, and so written otherwise. The broker is that of the settings.
+struct Replies {
+    broker: Option<(Url, Limits)>,
 }
 
 /// See the module's text.
@@ -116,7 +123,16 @@ impl Transport {
             }
             HandlerSpec::Callback { secrets, http, amqp, redis, tcp } => {
                 let (http, amqp, redis, tcp) = (http.clone(), amqp.clone(), redis.clone(), tcp.clone());
-                (Way::AsTheySay { http, amqp, redis, tcp, stdout: Stdout::open() }, signer(secrets))
+                let stdout = Stdout::open();
+                (Way::AsTheySay { http, amqp, redis, tcp, stdout, replies: None }, signer(secrets))
+            }
+            HandlerSpec::Reply { broker, http, amqp, redis, tcp } => {
+                let (http, amqp, redis, tcp) = (http.clone(), amqp.clone(), redis.clone(), tcp.clone());
+                let own = |broker: &Broker| {
+                    Some((url(&broker.url, &["amqp", "amqps"]).ok()?, broker.limits.clone()))
+                };
+                let replies = Some(Replies { broker: broker.as_ref().and_then(own) });
+                (Way::AsTheySay { http, amqp, redis, tcp, stdout: Stdout::open(), replies }, none())
             }
             HandlerSpec::Exec { .. }
             | HandlerSpec::Stream { .. }
@@ -172,13 +188,14 @@ async fn run(shared: &Shared, task: &Task) -> Ended {
     let (target, body, limits) = match &shared.way {
         Way::To(target, limits) => (target, Body::Json(task.spec.payload.clone()), limits),
         Way::Wrong(error) => return Outcome::Retry { error: error.clone(), after: None }.into(),
-        Way::AsTheySay { http, amqp, redis, tcp, stdout } => {
-            let Callback { to, body } = match Callback::parse(&task.spec.payload) {
-                Ok(callback) => callback,
+        Way::AsTheySay { http, amqp, redis, tcp, stdout, replies } => {
+            let (to, body, own) = match read(&task.spec.payload, replies.as_ref()) {
+                Ok(read) => read,
                 Err(error) => return Outcome::Dead { error }.into(),
             };
             fixed = to;
             let limits = match &fixed {
+                Target::Amqp { .. } if let Some(own) = own => own,
                 Target::Http { .. } => http,
                 Target::Amqp { .. } => amqp,
                 Target::Redis { .. } => redis,
@@ -215,6 +232,20 @@ fn counted(target: &Target, ended: Ended) -> Ended {
         _ => "failed",
     };
     Ended { request: Some(Request { transport, outcome }), ..ended }
+}
+
+/// Where a job that names its own destination goes; with the limits, where these are the broker's of the settings.
+fn read<'a>(
+    payload: &str,
+    replies: Option<&'a Replies>,
+) -> Result<(Target, Body, Option<&'a Limits>), String> {
+    let Some(Replies { broker }) = replies else {
+        let Callback { to, body } = Callback::parse(payload)?;
+        return Ok((to, body, None));
+    };
+    let broker = broker.as_ref();
+    let ReplyLetter { to, body, is_own } = ReplyLetter::parse(payload, broker.map(|(url, _)| url))?;
+    Ok((to, body, broker.map(|(_, limits)| limits).filter(|_| is_own)))
 }
 
 /// From the wait for leave to the outcome.
