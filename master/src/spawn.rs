@@ -22,6 +22,10 @@ use tokio::sync::oneshot;
 const ORDERS: usize = 1024;
 /// Generations of orphans that one sweep ends.
 const SWEEPS: usize = 64;
+/// By so much more than this process a worker is to be chosen when the machine is out of memory: a lost worker costs its
+/// jobs an attempt, a lost master costs every worker.
+#[cfg(target_os = "linux")]
+const SOONER_KILLED: i32 = 200;
 /// How long an orphan may take to die before the sweep goes on without it.
 const ORPHAN_DEATH: Duration = Duration::from_millis(200);
 
@@ -173,6 +177,8 @@ impl Family {
         let mut child = command.spawn()?;
         let pid = Pid::from_child(&child);
         self.known.insert(pid.as_raw_nonzero().get(), launch.nonce);
+        #[cfg(target_os = "linux")]
+        offer_to_oom_killer(pid);
         let closed = || io::Error::other("a pipe is missing");
         Ok(Started {
             pid,
@@ -228,6 +234,18 @@ impl Family {
                 .and_then(|nonce| nonce.parse::<u64>().ok())
                 .is_some_and(|nonce| self.known.values().any(|known| *known == nonce))
         })
+    }
+}
+
+/// Its children inherit it. A system that has no such file kills by its own rules.
+#[cfg(target_os = "linux")]
+fn offer_to_oom_killer(pid: Pid) {
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj");
+    let Some(own) = own.ok().and_then(|text| text.trim().parse::<i32>().ok()) else { return };
+    let score = (own + SOONER_KILLED).min(1000);
+    let file = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+    if let Err(error) = std::fs::write(&file, score.to_string()) {
+        tracing::debug!("{file}: {error}");
     }
 }
 

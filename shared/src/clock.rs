@@ -84,6 +84,14 @@ impl Mono {
         Self(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
     }
 
+    /// Microseconds of CLOCK_MONOTONIC, which stands still while the machine sleeps: what systemd measures by.
+    #[must_use]
+    pub fn systemd_micros() -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let part = |part: i64| u64::try_from(part).unwrap_or(0);
+        part(now.tv_sec) * 1_000_000 + part(now.tv_nsec) / 1000
+    }
+
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

@@ -44,9 +44,14 @@ impl Notifier {
         match news {
             News::Ready { status } => self.send(&format!("READY=1\nSTATUS={status}")),
             News::Status(status) => self.send(&format!("STATUS={status}")),
-            News::Stopping { within } => {
+            // One datagram for each, since the last state in one would be the only one to count.
+            News::Reloaded { status } => {
+                self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", Mono::systemd_micros()));
+                self.send(&format!("READY=1\nSTATUS={status}"));
+            }
+            News::Stopping { within, status } => {
                 let extended = (*within + MARGIN).as_micros();
-                self.send(&format!("STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC={extended}"));
+                self.send(&format!("STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={extended}"));
             }
         }
     }
@@ -132,8 +137,13 @@ mod tests {
         let mut notifier = notifier(path.to_str().unwrap());
         notifier.tell(&News::Ready { status: "serving".into() });
         assert_eq!(heard(&manager), "READY=1\nSTATUS=serving");
-        notifier.tell(&News::Stopping { within: Duration::from_secs(40) });
-        assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC=50000000");
+        notifier.tell(&News::Reloaded { status: "anew".into() });
+        let reloading = heard(&manager);
+        let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!((1..=Mono::systemd_micros()).contains(&micros.parse().unwrap()), "{reloading}");
+        assert_eq!(heard(&manager), "READY=1\nSTATUS=anew");
+        notifier.tell(&News::Stopping { within: Duration::from_secs(40), status: "draining".into() });
+        assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=50000000");
 
         let at = |millis: u64| Mono::from_nanos(millis * 1_000_000);
         for (moment, fresh, said) in [

@@ -217,7 +217,7 @@ impl Supervisor {
             Caught::Child => return Vec::new(),
             Caught::Stop(why) => Request::Stop { why },
             Caught::Hangup if self.terminal.is_closed() => Request::Stop { why: "the terminal was closed" },
-            Caught::Hangup => return self.reload().map(Event::Asked).into_iter().collect(),
+            Caught::Hangup => self.reload(),
             Caught::Dump => {
                 return vec![Event::Asked(Request::Dump), Event::Asked(Request::Stop { why: "SIGQUIT" })];
             }
@@ -232,21 +232,21 @@ impl Supervisor {
     }
 
     /// Checks the settings anew, so that a master is never told of wrong ones.
-    fn reload(&self) -> Option<Request> {
+    fn reload(&self) -> Request {
         let settings = match Settings::load(&self.launch.input) {
             Ok(loaded) => loaded.settings,
             Err(error) => {
                 tracing::error!("the settings are wrong, the old ones stay: {error}");
-                return None;
+                return Request::KeepSettings { why: "the new settings are wrong" };
             }
         };
         let (old, new) = (&self.launch.settings.store, &settings.store);
         if (&old.url, &old.namespace) != (&new.url, &new.namespace) {
             tracing::error!("another store needs a restart, the old settings stay");
-            return None;
+            return Request::KeepSettings { why: "another store needs a restart" };
         }
         tracing::info!("the settings are right, and loaded anew");
-        Some(Request::Reload { grace: grace(&settings) })
+        Request::Reload { grace: grace(&settings) }
     }
 }
 

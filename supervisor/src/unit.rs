@@ -27,6 +27,8 @@ use crate::note::Note;
 
 /// No line for so long, and the master is given up. It beats once a second.
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+/// No line for so long, and nobody is told any more that its loop turns.
+const STALE: Duration = Duration::from_millis(3500);
 /// From SIGABRT, which leaves a trace of where it hung, to SIGKILL.
 pub(crate) const ABORT: Duration = Duration::from_secs(2);
 /// From SIGKILL until a process that does not go even so (it waits in the kernel) is left to itself.
@@ -66,6 +68,8 @@ pub(crate) enum Request {
     Stop { why: &'static str },
     /// The settings have changed, and are right.
     Reload { grace: Duration },
+    /// The settings have changed, and cannot be used.
+    KeepSettings { why: &'static str },
     /// Take no new jobs.
     Quiet,
     /// So many workers more or fewer in every pool, until the master ends.
@@ -103,9 +107,18 @@ pub(crate) enum Event {
 /// What to tell the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum News {
-    Ready { status: String },
+    Ready {
+        status: String,
+    },
     Status(String),
-    Stopping { within: Duration },
+    /// A reload has begun and ended, well or not.
+    Reloaded {
+        status: String,
+    },
+    Stopping {
+        within: Duration,
+        status: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -197,6 +210,10 @@ pub(crate) struct Unit {
     /// When restarts were held against the master, the oldest first; at most [`MOST_RESTARTS`] + 1.
     failures: VecDeque<Mono>,
     beat: Option<Beat>,
+    /// Why the settings that were to be loaded last are not the ones that count.
+    refused: Option<&'static str>,
+    /// What the service manager was told last.
+    told: String,
     /// When this unit was stepped last.
     seen: Mono,
 }
@@ -214,6 +231,8 @@ impl Unit {
             ever_served: false,
             failures: VecDeque::new(),
             beat: None,
+            refused: None,
+            told: String::new(),
             seen: now,
         }
     }
@@ -237,11 +256,11 @@ impl Unit {
         Some(tick.min(own).min(wished))
     }
 
-    /// Whether the master has shown of late that it lives.
+    /// Whether the master has shown of late that its loop turns; one that has just started is given as long to.
     #[must_use]
     pub(crate) fn is_fresh(&self, now: Mono) -> bool {
         match self.master {
-            Master::Running { heard, .. } => now.since(heard) < SILENCE,
+            Master::Running { heard, .. } => now.since(heard) < STALE,
             Master::Due { .. } | Master::Starting | Master::Aborting { .. } | Master::Killing { .. } => false,
             // There is none to watch.
             Master::Gone | Master::Finished => true,
@@ -338,13 +357,14 @@ impl Unit {
                 self.ever_ready = true;
                 actions.push(Action::Note(Note::Ready { pid }));
                 if self.wish == Wish::Serve {
-                    let status = format!("serving, master {pid}");
-                    actions.push(Action::Tell(News::Ready { status }));
+                    self.told = self.status(now);
+                    actions.push(Action::Tell(News::Ready { status: self.told.clone() }));
                 }
             }
             (_, FromChild::Hb(beat)) => {
                 self.ever_served |= beat.store_ok;
                 self.beat = Some(beat);
+                self.tell_status(now, actions);
             }
             (_, FromChild::Draining { why }) => actions.push(Action::Note(Note::Draining { pid, why })),
             (_, FromChild::Bye { why, code }) => actions.push(Action::Note(Note::Bye { pid, why, code })),
@@ -387,7 +407,8 @@ impl Unit {
         if exit == Exit::Code(i32::from(exit::CONFLICT)) {
             return self.finish(exit::CONFLICT, actions);
         }
-        actions.push(Action::Tell(News::Status(format!("master {pid} died; starting another"))));
+        self.told = format!("master {pid} ended {exit}; starting another");
+        actions.push(Action::Tell(News::Status(self.told.clone())));
         let held_against = match (exit, ready_since) {
             (_, None) => true,
             (Exit::Signal(SIGKILL), Some(_)) => false,
@@ -438,6 +459,12 @@ impl Unit {
                 if self.is_welcome() {
                     actions.push(Action::Send(ToChild::Reload));
                 }
+                self.refused = None;
+                self.tell_reloaded(now, actions);
+            }
+            Request::KeepSettings { why } => {
+                self.refused = Some(why);
+                self.tell_reloaded(now, actions);
             }
             Request::Quiet => {
                 self.quiet = true;
@@ -445,6 +472,7 @@ impl Unit {
                 if self.is_welcome() {
                     actions.push(Action::Send(ToChild::Pause));
                 }
+                self.tell_status(now, actions);
             }
             Request::Resize { by } => {
                 let message = ToChild::Resize { by };
@@ -469,7 +497,11 @@ impl Unit {
                 let grace = now + self.grace;
                 self.wish = Wish::Drain { asked: now, grace, until: grace + OVER_GRACE };
                 actions.push(Action::Note(Note::Stopping { why, grace: self.grace }));
-                actions.push(Action::Tell(News::Stopping { within: self.grace + OVER_GRACE }));
+                self.told = self.status(now);
+                actions.push(Action::Tell(News::Stopping {
+                    within: self.grace + OVER_GRACE,
+                    status: self.told.clone(),
+                }));
                 match self.master {
                     Master::Running { pid, phase: Phase::Greeting { .. }, .. } => {
                         // It was not told yet what to do, so it has nothing to finish.
@@ -485,6 +517,7 @@ impl Unit {
             Wish::Drain { .. } => {
                 self.wish = Wish::Leave { until: now + RELEASE };
                 actions.push(Action::Note(Note::Leaving { why }));
+                self.tell_status(now, actions);
                 if self.is_welcome() {
                     self.send_stop(StopMode::Release, RELEASE, why, actions);
                 }
@@ -543,6 +576,51 @@ impl Unit {
     fn finish(&mut self, code: u8, actions: &mut Vec<Action>) {
         self.master = Master::Finished;
         actions.push(Action::Finish { code });
+    }
+
+    /// How things stand, in a line for the service manager. Nothing in it changes at every beat, but while draining.
+    fn status(&self, now: Mono) -> String {
+        let running = self.beat.as_ref().map_or(0, |beat| beat.running);
+        let jobs = if running == 1 { "1 job runs".to_owned() } else { format!("{running} jobs run") };
+        match (self.wish, self.master, &self.beat) {
+            (Wish::Leave { .. }, ..) => "stopping at once".to_owned(),
+            (Wish::Drain { grace, .. }, Master::Gone, _) => format!(
+                "draining: what an earlier master left behind may go on for {} s",
+                grace.since(now).as_secs()
+            ),
+            (Wish::Drain { grace, .. }, ..) => {
+                format!("draining: {jobs}, and may for {} s more", grace.since(now).as_secs())
+            }
+            (Wish::Serve, Master::Running { pid, phase: Phase::Ready { .. }, .. }, beat) => {
+                let does = if self.quiet { "quiet, takes no new jobs" } else { "serving" };
+                let store = match beat {
+                    Some(beat) if !beat.store_ok && self.ever_served => "; the store does not answer",
+                    Some(beat) if !beat.store_ok => "; the store has not answered yet",
+                    Some(_) | None => "",
+                };
+                let refused = self.refused.map(|why| format!("; the last reload was refused: {why}"));
+                format!("{does}, master {pid}{store}{}", refused.unwrap_or_default())
+            }
+            (Wish::Serve, ..) => "starting a master".to_owned(),
+        }
+    }
+
+    /// Tells the service manager how things stand, if that is news.
+    fn tell_status(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let status = self.status(now);
+        if self.told != status {
+            self.told.clone_from(&status);
+            actions.push(Action::Tell(News::Status(status)));
+        }
+    }
+
+    /// A manager that has not heard `ready` yet would take the end of a reload for it, and one that waits for our end is
+    /// not to be told that all is well.
+    fn tell_reloaded(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if self.ever_ready && self.wish == Wish::Serve {
+            self.told = self.status(now);
+            actions.push(Action::Tell(News::Reloaded { status: self.told.clone() }));
+        }
     }
 
     fn describe(&self, now: Mono) -> String {

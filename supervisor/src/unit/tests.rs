@@ -58,8 +58,16 @@ impl Stage {
     fn feed(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         self.unit.step(self.now, event, &mut actions);
-        actions.retain(|action| !matches!(action, Action::Note(_)));
+        actions.retain(|action| !matches!(action, Action::Note(_) | Action::Tell(News::Status(_))));
         actions
+    }
+
+    /// What the service manager is told.
+    fn tells(&mut self, event: Event) -> Vec<News> {
+        let mut actions = Vec::new();
+        self.unit.step(self.now, event, &mut actions);
+        let news = |action| if let Action::Tell(news) = action { Some(news) } else { None };
+        actions.into_iter().filter_map(news).collect()
     }
 
     /// Lets time pass in steps as the loop would.
@@ -207,7 +215,6 @@ fn silence_is_ended_by_abort_then_kill() {
         }
         let pid = stage.pid;
         assert_eq!(stage.pass(ms(9999)), []);
-        assert!(stage.unit.is_fresh(stage.now));
         assert_eq!(stage.pass(ms(1)), [Action::Abort { pid }]);
         assert!(!stage.unit.is_fresh(stage.now));
         // It is too late to speak now.
@@ -262,7 +269,7 @@ fn a_stop_drains_and_ends_when_nothing_is_left() {
     let mut stage = Stage::ready();
     let told = stage.feed(stop());
     assert_eq!(told[1..], [Stage::send_stop(StopMode::Drain, GRACE)]);
-    assert!(matches!(told[0], Action::Tell(News::Stopping { within }) if within == GRACE + OVER_GRACE));
+    assert!(matches!(told[0], Action::Tell(News::Stopping { within, .. }) if within == GRACE + OVER_GRACE));
     assert_eq!(stage.dies(Exit::Code(0)), []);
     // Orphans of an earlier master finish.
     assert_eq!(stage.feed(Event::Exited { pid: 3, exit: Exit::Code(0) }), []);
@@ -333,6 +340,62 @@ fn a_stop_without_a_welcomed_master_starts_none() {
 }
 
 #[test]
+fn freshness_ends_before_the_master_is_given_up_and_comes_back_with_a_beat() {
+    let mut stage = Stage::ready();
+    stage.pass(STALE - ms(1));
+    assert!(stage.unit.is_fresh(stage.now));
+    stage.pass(ms(1));
+    assert!(!stage.unit.is_fresh(stage.now));
+    stage.feed(beat());
+    assert!(stage.unit.is_fresh(stage.now));
+    let pid = stage.pid;
+    assert_eq!(stage.pass(SILENCE), [Action::Abort { pid }]);
+    assert!(!stage.unit.is_fresh(stage.now));
+    stage.dies(Exit::Signal(SIGABRT));
+    stage.start();
+    assert!(stage.unit.is_fresh(stage.now));
+}
+
+#[test]
+fn a_service_manager_is_told_in_words_and_of_each_thing_once() {
+    let says = |text: &str| vec![News::Status(text.to_owned())];
+    let beats = |running, store_ok| Event::Said(FromChild::Hb(Beat { running, store_ok, ..Beat::default() }));
+    let mut stage = Stage::new();
+    // A reload that ended now would be taken for the end of the start.
+    assert_eq!(stage.tells(Event::Asked(Request::KeepSettings { why: "x" })), []);
+    assert_eq!(stage.tells(Event::Asked(Request::Reload { grace: GRACE })), []);
+    stage.get_ready();
+    assert_eq!(stage.tells(beats(0, false)), says("serving, master 101; the store has not answered yet"));
+    assert_eq!(stage.tells(beats(0, true)), says("serving, master 101"));
+    assert_eq!(stage.tells(beats(3, true)), []);
+    assert_eq!(stage.tells(beats(3, false)), says("serving, master 101; the store does not answer"));
+    assert_eq!(stage.tells(beats(3, true)), says("serving, master 101"));
+
+    let why = "the new settings are wrong";
+    let status = format!("serving, master 101; the last reload was refused: {why}");
+    let refused = stage.tells(Event::Asked(Request::KeepSettings { why }));
+    assert_eq!(refused, [News::Reloaded { status }]);
+    assert_eq!(stage.tells(beats(3, true)), []);
+    let status = "serving, master 101".to_owned();
+    let reloaded = stage.tells(Event::Asked(Request::Reload { grace: GRACE }));
+    assert_eq!(reloaded, [News::Reloaded { status }]);
+
+    let ended = Event::Exited { pid: stage.pid, exit: Exit::Signal(SIGKILL) };
+    assert_eq!(stage.tells(ended), says("master 101 ended by SIGKILL; starting another"));
+    stage.start();
+    stage.get_ready();
+    assert_eq!(stage.tells(Event::Asked(Request::Quiet)), says("quiet, takes no new jobs, master 102"));
+
+    stage.feed(beats(1, true));
+    let status = "draining: 1 job runs, and may for 30 s more".to_owned();
+    assert_eq!(stage.tells(stop()), [News::Stopping { within: GRACE + OVER_GRACE, status }]);
+    assert_eq!(stage.tells(Event::Asked(Request::Reload { grace: GRACE })), []);
+    stage.pass(ms(1000));
+    assert_eq!(stage.tells(beats(2, true)), says("draining: 2 jobs run, and may for 29 s more"));
+    assert_eq!(stage.tells(stop()), says("stopping at once"));
+}
+
+#[test]
 fn reload_and_quiet_reach_the_master_and_its_successor() {
     let mut stage = Stage::new();
     let grace = ms(5000);
@@ -392,6 +455,7 @@ fn chances() -> impl Strategy<Value = Chance> {
     let request = prop_oneof![
         2 => Just(Request::Stop { why: "SIGTERM" }),
         1 => Just(Request::Reload { grace: ms(3000) }),
+        1 => Just(Request::KeepSettings { why: "they are wrong" }),
         1 => Just(Request::Quiet),
         1 => Just(Request::Dump),
         1 => Just(Request::Resize { by: 1 }),
