@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roundsman_shared::assignment::{self, AmqpIn, AmqpSpec, Assignment, HandlerSpec, PartSpec, StoreAddress};
+use roundsman_shared::assignment::{
+    self, AmqpIn, AmqpSpec, Assignment, HandlerSpec, HttpSpec, PartSpec, StoreAddress,
+};
+use roundsman_shared::callback;
 use roundsman_shared::clock::StoreClock;
 use roundsman_shared::job::{Policy, reply};
 use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
-use roundsman_shared::settings::{Backoff, Detection, Durability, PoolRun, PoolSettings, Settings, StoreUrl};
+use roundsman_shared::settings::{
+    Backoff, CallbackHandler, Detection, Durability, Handler, PoolRun, PoolSettings, Settings, StoreUrl,
+};
 use roundsman_shared::store::{StoreConfig, StorePlace};
 
 use crate::pool::Shape;
@@ -17,6 +22,7 @@ use crate::spawn::Program;
 pub(crate) const REPLIES: &str = "(replies)";
 /// Replies on their way at once.
 const REPLY_SLOTS: u16 = 32;
+const TIMER_SLOTS: u16 = 32;
 
 /// Everything that is to run here.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,12 +66,15 @@ pub(crate) enum Part {
     Intake,
     /// Takes in messages of an AMQP broker.
     Amqp(AmqpSpec),
+    /// Serves the API.
+    Http(Box<HttpSpec>),
 }
 
 impl Part {
     /// Whether it is to know what the fleet counts and how things stand.
     pub(crate) const fn watches(&self) -> bool {
         match self {
+            Self::Http(_) => true,
             Self::Intake | Self::Amqp(_) => false,
         }
     }
@@ -76,6 +85,7 @@ impl Part {
         match self {
             Self::Intake => "intake",
             Self::Amqp(_) => "amqp",
+            Self::Http(_) => "http",
         }
     }
 }
@@ -120,6 +130,9 @@ impl Plan {
         }
         policies.entry(QueueName::new(reply::QUEUE)?).or_insert_with(reply_policy);
         pools.insert(REPLIES.to_owned(), PoolPlan::replies(settings)?);
+        if settings.http.listen.is_some() {
+            Self::serve_timers(settings, &mut pools, &mut policies)?;
+        }
         let mut parts = Vec::new();
         if let Some(amqp) = AmqpSpec::of(settings)? {
             for AmqpIn { queue, .. } in &amqp.intakes {
@@ -131,11 +144,34 @@ impl Plan {
         if matches!(store.place, StorePlace::Redis(_)) {
             parts.push(Part::Intake);
         }
+        parts.extend(HttpSpec::of(settings).map(|spec| Part::Http(Box::new(spec))));
         for part in parts {
             // No pool of the user's has such a name.
             pools.insert(format!("({})", part.name()), PoolPlan::part(part, policies.keys()));
         }
         Ok(Self { store, pools, policies, durability: settings.store.durability })
+    }
+
+    /// Adds a pool for the timers that Skyring's API sets, unless one serves them.
+    fn serve_timers(
+        settings: &Settings,
+        pools: &mut BTreeMap<String, PoolPlan>,
+        policies: &mut BTreeMap<QueueName, Policy>,
+    ) -> Result<(), NameError> {
+        let queue = QueueName::new(callback::QUEUE)?;
+        if pools.values().any(|pool| pool.queues.iter().any(|(served, _)| *served == queue)) {
+            return Ok(());
+        }
+        if pools.contains_key(callback::QUEUE) {
+            tracing::warn!(
+                "timers that are set by POST /timer wait: the pool \"timers\" does not serve the queue \"timers\""
+            );
+            return Ok(());
+        }
+        policies.entry(queue.clone()).or_insert_with(|| settings.queue(callback::QUEUE).clone());
+        let handler = HandlerSpec::of(settings, &Handler::Callback(CallbackHandler { secret: None }));
+        pools.insert(callback::QUEUE.to_owned(), PoolPlan::timers(handler, queue));
+        Ok(())
     }
 
     /// Every queue that is served here, sorted.
@@ -190,6 +226,23 @@ impl PoolPlan {
     #[must_use]
     pub(crate) const fn is_part(&self) -> bool {
         matches!(self.work, Work::Part(_))
+    }
+
+    /// With what a pool of transports has by default.
+    fn timers(handler: HandlerSpec, queue: QueueName) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            work: Work::Handler(Box::new(handler)),
+            queues: vec![(queue, 1)],
+            min: 0,
+            max: u32::try_from(cores.saturating_mul(2)).unwrap_or(1),
+            slots: TIMER_SLOTS,
+            target_wait: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            max_memory: Some(512 * 1024 * 1024),
+            max_jobs: 0,
+            detection: DETECTION,
+        }
     }
 
     fn part<'a>(part: Part, queues: impl Iterator<Item = &'a QueueName>) -> Self {
@@ -258,6 +311,7 @@ impl PoolPlan {
         };
         let part = match &self.work {
             Work::Part(Part::Amqp(spec)) => Some(PartSpec::Amqp(spec.clone())),
+            Work::Part(Part::Http(spec)) => Some(PartSpec::Http(spec.clone())),
             Work::Handler(_) | Work::Command(_) | Work::Part(Part::Intake) => None,
         };
         let policy = |(queue, _): &(QueueName, u32)| Some((queue.clone(), policies.get(queue)?.clone()));
@@ -279,9 +333,36 @@ impl PoolPlan {
 
 #[cfg(test)]
 mod tests {
-    use roundsman_shared::settings::PoolQueues;
+    use roundsman_shared::settings::{LoadInput, Override, PoolQueues};
 
     use super::*;
+
+    fn plan(more: &[(&str, &str)]) -> Plan {
+        let more = more.iter().map(|(key, value)| Override::text("--x", key, *value));
+        let store = Override::text("--x", "store.url", "sqlite:/tmp/x.db");
+        let input = LoadInput {
+            environment: [("HOME", "/home/a")].into_iter().collect(),
+            system_file: "/none".into(),
+            current_dir: "/none".into(),
+            config: None,
+            overrides: std::iter::once(store).chain(more).collect(),
+            cores: 1,
+        };
+        Plan::of(&Settings::load(&input).unwrap().settings).unwrap()
+    }
+
+    #[test]
+    fn the_api_brings_a_pool_for_its_timers() {
+        let queues = |plan: &Plan| plan.queues().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let on = plan(&[]);
+        assert_eq!(on.pools.keys().collect::<Vec<_>>(), ["(http)", "default", "timers"]);
+        assert_eq!(queues(&on), ["default", "timers"]);
+        assert!(matches!(on.pools["timers"].work, Work::Handler(HandlerSpec::Callback { .. })));
+        let off = plan(&[("http.listen", "")]);
+        assert_eq!(off.pools.keys().collect::<Vec<_>>(), ["default"]);
+        let served = plan(&[("pools.p.queues", "[\"timers\"]")]);
+        assert_eq!(served.pools.keys().collect::<Vec<_>>(), ["(http)", "p"]);
+    }
 
     #[test]
     fn an_order_is_a_fall_of_shares() {

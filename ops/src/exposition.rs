@@ -43,7 +43,7 @@ impl Collector for Scrape {
         info.encode_info(&[("version", self.version)])?;
         let up = u64::from(self.queues.is_some());
         let help = "Whether the store answered this scrape";
-        gauges(&mut encoder, "roundsman_store_up", help, None, vec![(Vec::new(), up)])?;
+        gauges(&mut encoder, "roundsman_store_up", help, None, &vec![(Vec::new(), up)])?;
         for metric in Metric::ALL {
             self.counted(&mut encoder, metric)?;
         }
@@ -80,9 +80,9 @@ impl Scrape {
             }
             desired.push((vec![("pool", pool)], u64::from(outlook.desired)));
         }
-        gauges(encoder, "roundsman_workers", "Worker processes of this host", None, workers)?;
+        gauges(encoder, "roundsman_workers", "Worker processes of this host", None, &workers)?;
         let help = "Worker processes that this host wants";
-        gauges(encoder, "roundsman_workers_desired", help, None, desired)
+        gauges(encoder, "roundsman_workers_desired", help, None, &desired)
     }
 
     /// The same on every host, since each reads the one store.
@@ -110,9 +110,9 @@ impl Scrape {
             inbox.push((vec![queue], view.inbox));
         }
         let help = "Jobs by state, the ended ones as far as they are kept; the same on every host";
-        gauges(encoder, "roundsman_queue_jobs", help, None, jobs)?;
+        gauges(encoder, "roundsman_queue_jobs", help, None, &jobs)?;
         let help = "How long the job that has been due longest has been so; the same on every host";
-        gauges(encoder, "roundsman_queue_oldest_due", help, Some(&Unit::Seconds), oldest)?;
+        gauges(encoder, "roundsman_queue_oldest_due", help, Some(&Unit::Seconds), &oldest)?;
         gauges(
             encoder,
             "roundsman_queue_paused",
@@ -121,7 +121,7 @@ impl Scrape {
             paused,
         )?;
         let help = "Entries of the Redis inbox that were not taken in yet; the same on every host";
-        gauges(encoder, "roundsman_queue_inbox", help, None, inbox)?;
+        gauges(encoder, "roundsman_queue_inbox", help, None, &inbox)?;
         let help = "Jobs enqueued since the queue exists; the same on every host";
         let name = "roundsman_jobs_enqueued";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -148,10 +148,10 @@ fn gauges<V: prometheus_client::encoding::EncodeGaugeValue>(
     name: &str,
     help: &str,
     unit: Option<&Unit>,
-    rows: Rows<'_, V>,
+    rows: &Rows<'_, V>,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-    for (labels, value) in &rows {
+    for (labels, value) in rows {
         if labels.is_empty() {
             family.encode_gauge(value)?;
         } else {

@@ -6,8 +6,10 @@
 //! commands   one file a verb
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
-//! part       a process of the fleet that runs no jobs;  intake: raw jobs out of the Redis inboxes;  amqp: out of a broker
-//! walk       pages of jobs
+//! part       a process of the fleet that runs no jobs
+//! intake     a part: raw jobs out of the Redis inboxes;  amqp: a part: out of a broker;  http: a part: the API
+//! exposition metrics as text;  series: the recent past in steps
+//! walk       pages of jobs;  causes: dead letters by cause;  overview: store, fleet and queues at a glance
 //! print      the only writer to standard output and standard error
 //! ```
 //!
@@ -16,13 +18,16 @@
 #![expect(unreachable_pub, reason = "a program exports nothing; `pub` says that another file uses it")]
 
 mod amqp;
+mod causes;
 mod cli;
 mod commands;
 mod connect;
 mod errors;
 mod exposition;
 mod fleet;
+mod http;
 mod intake;
+mod overview;
 mod part;
 mod print;
 mod roles;
@@ -56,6 +61,7 @@ fn role(arguments: &[OsString]) -> Option<fn() -> u8> {
         ("master", _) => Some(roles::master),
         ("intake", _) => Some(roles::intake),
         ("amqp", _) => Some(roles::amqp),
+        ("http", _) => Some(roles::http),
         ("worker", Some(label)) if label.contains('/') => Some(roles::worker),
         _ => None,
     }

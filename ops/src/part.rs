@@ -5,9 +5,15 @@
 //! hello → welcome with the assignment → ready → a beat a second → told to stop → bye
 //! ```
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use roundsman_shared::assignment::Assignment;
+use roundsman_shared::figures::Figures;
+use roundsman_shared::job::Policy;
+use roundsman_shared::names::QueueName;
+use roundsman_shared::outlook::Outlook;
 use roundsman_shared::pipe::{self, Incoming, Outgoing};
 use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, StopMode, ToChild};
 use roundsman_shared::settings::Environment;
@@ -35,11 +41,25 @@ pub struct Said {
     pub words: Option<String>,
 }
 
+/// What the fleet of this host has counted and how things stand, as the master told it last.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub figures: Figures,
+    pub outlook: Outlook,
+}
+
+pub type Watched = Arc<Mutex<Seen>>;
+
+/// The policies of queues as the master told them last.
+pub type Policies = Arc<Mutex<BTreeMap<QueueName, Policy>>>;
+
 /// The pipe to the master.
 #[derive(Debug)]
 pub struct Part {
     outgoing: Outgoing,
     incoming: mpsc::Receiver<Incoming>,
+    policies: Policies,
+    watched: Watched,
 }
 
 /// What a part does, from its assignment to its exit code and why it leaves.
@@ -76,9 +96,12 @@ async fn serve(environment: &Environment, role: impl Role) -> u8 {
         nonce: environment.get(launch::NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or(0),
         build: concat!("roundsman ", env!("CARGO_PKG_VERSION")).to_owned(),
     });
-    let mut part = Part { outgoing, incoming };
+    let mut part = Part { outgoing, incoming, policies: Policies::default(), watched: Watched::default() };
     let (code, why) = match part.welcome().await {
-        Ok(assignment) => role(&mut part, assignment).await,
+        Ok(assignment) => {
+            part.policies = Arc::new(Mutex::new(assignment.policies.clone()));
+            role(&mut part, assignment).await
+        }
         Err(left) => left,
     };
     part.outgoing.close(FromChild::Bye { why, code: i32::from(code) });
@@ -98,6 +121,23 @@ impl Part {
                 Ok(Some(_)) => {}
             }
         }
+    }
+
+    /// They follow the settings while the part serves.
+    pub fn policies(&self) -> Policies {
+        self.policies.clone()
+    }
+
+    /// Kept up to date while the part serves, for parts that the master shows it to.
+    pub fn watched(&self) -> Watched {
+        self.watched.clone()
+    }
+
+    fn heed(&self, told: BTreeMap<String, serde_json::Value>) {
+        let told = told.into_iter().filter_map(|(queue, policy)| {
+            Some((QueueName::new(&queue).ok()?, serde_json::from_value(policy).ok()?))
+        });
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner).extend(told);
     }
 
     /// It serves from now on.
@@ -157,6 +197,14 @@ impl Part {
                 }
                 Some(Incoming::Message(ToChild::Stop { mode: StopMode::Release, .. }) | Incoming::Closed)
                 | None => return Stop::Now,
+                Some(Incoming::Message(ToChild::Policies { queues })) => self.heed(queues),
+                Some(Incoming::Message(ToChild::Figures { figures })) => {
+                    let mut seen = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+                    figures.into_iter().for_each(|figure| seen.figures.replace(figure));
+                }
+                Some(Incoming::Message(ToChild::Outlook(outlook))) => {
+                    self.watched.lock().unwrap_or_else(PoisonError::into_inner).outlook = outlook;
+                }
                 Some(_) => {}
             }
         }

@@ -1,5 +1,5 @@
 //! The processes of a fleet, each a role of this one binary: `up` is the supervisor, which starts `master`, which starts
-//! `worker`, `intake` and `amqp`.
+//! `worker`, `intake`, `amqp` and `http`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -59,6 +59,12 @@ pub fn intake() -> u8 {
 #[must_use]
 pub fn amqp() -> u8 {
     crate::amqp::run()
+}
+
+/// What serves the API. Started by the master only.
+#[must_use]
+pub fn http() -> u8 {
+    crate::http::run()
 }
 
 /// Why nothing was started.
