@@ -147,7 +147,9 @@ impl Plan {
         parts.extend(HttpSpec::of(settings).map(|spec| Part::Http(Box::new(spec))));
         for part in parts {
             // No pool of the user's has such a name.
-            pools.insert(format!("({})", part.name()), PoolPlan::part(part, policies.keys()));
+            // Replies are made by jobs that have ended, and by nobody else.
+            let queues = policies.keys().filter(|queue| queue.as_str() != reply::QUEUE);
+            pools.insert(format!("({})", part.name()), PoolPlan::part(part, queues));
         }
         Ok(Self { store, pools, policies, durability: settings.store.durability })
     }
