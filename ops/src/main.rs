@@ -6,6 +6,7 @@
 //! commands   one file a verb
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
+//! explain    why a job is where it is, in words
 //! part       a process of the fleet that runs no jobs;  intake: raw jobs out of the Redis inboxes
 //! walk       pages of jobs
 //! print      the only writer to standard output and standard error
@@ -19,6 +20,7 @@ mod cli;
 mod commands;
 mod connect;
 mod errors;
+mod explain;
 mod fleet;
 mod intake;
 mod part;
