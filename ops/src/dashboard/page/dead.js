@@ -42,7 +42,7 @@ export function dead({ query, draw }) {
       text: h('span', {}, 'All that broke like this become due now, and may break again: ', foreign(group.error || 'no reason is kept', { class: 'error' })),
       verb: `Retry ${many(jobs.length, 'job')}`,
       command: group.error ? shell('dead', 'retry', '--error', group.error) : shell('dead', 'retry'),
-      run: (progress) => each(jobs, (job) => post(path('queues', job.queue, 'jobs', job.id, 'retry')), progress, 'to be run again'),
+      run: (progress) => each(jobs, (job) => post(path('queues', job.queue, 'jobs', job.id, 'retry')), progress, 'will run again'),
     });
     await load();
   }

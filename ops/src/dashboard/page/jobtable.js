@@ -70,7 +70,7 @@ export function jobTable({ draw, where, isOfOne = false }) {
       verb: `${verb} ${many(jobs.length, 'job')}`, isGrave: verb === 'Cancel',
       command: jobs.length === 1 ? shell('job', word, named(jobs[0])) : `printf '%s\\n' ${jobs.map(named).join(' ')} | xargs -n 1 roundsman job ${word}`,
       run: async (progress) => {
-        const said = await each(jobs, call, progress, `${word === 'cancel' ? 'cancelled' : 'to be run again'}`);
+        const said = await each(jobs, call, progress, `${word === 'cancel' ? 'cancelled' : 'will run again'}`);
         chosen = new Set();
         return said;
       },

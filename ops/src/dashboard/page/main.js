@@ -156,7 +156,7 @@ function row(step) {
   const rows = [...main.querySelectorAll('[data-row]')];
   const at = rows.indexOf(rowNow());
   const next = rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.max(0, Math.min(rows.length - 1, at + step))];
-  next?.querySelector('a, button, input')?.focus();
+  (next?.querySelector('a') ?? next?.querySelector('button, input'))?.focus();
 }
 
 document.addEventListener('pointerover', (event) => {
