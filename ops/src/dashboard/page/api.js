@@ -75,7 +75,9 @@ function search(query) {
 
 function reason(envelope, status) {
   if (envelope?.status === 'fail' && envelope.data) {
-    return Object.entries(envelope.data).map(([field, why]) => `${field}: ${why}`).join('; ');
+    return Object.entries(envelope.data)
+      .map(([field, why]) => `${field}: ${why}`)
+      .join('; ');
   }
   return envelope?.message ?? `the server answered ${status}`;
 }

@@ -16,13 +16,19 @@ const widths = new ResizeObserver((entries) => {
 
 /** `{title, t, lines: [{name, kind, values}], unit}`; `kind` is `area`, `line`, `dashed` or `step`. */
 export function chart(spec) {
-  return h('figure', { key: spec.title, class: 'chart', own: true, 'data-hold': true, ref: (element) => {
-    if (!element.chart) {
-      element.chart = new Chart(element);
-      widths.observe(element);
-    }
-    element.chart.show(spec);
-  } });
+  return h('figure', {
+    key: spec.title,
+    class: 'chart',
+    own: true,
+    'data-hold': true,
+    ref: (element) => {
+      if (!element.chart) {
+        element.chart = new Chart(element);
+        widths.observe(element);
+      }
+      element.chart.show(spec);
+    },
+  });
 }
 
 class Chart {
@@ -65,15 +71,59 @@ class Chart {
     const at = this.#at !== null && this.#at < t.length ? this.#at : null;
     const shown = ({ values }) => unit(at === null ? last(values) : values[at]);
     return [
-      h('figcaption', {}, h('span', { class: 'title' }, title), at !== null && h('span', { class: 'muted' }, clock(t[at])),
-        h('span', { class: 'legend' }, lines.map((line, i) =>
-          h('span', { class: `series series-${i} ${line.kind}` }, h('i', { 'aria-hidden': 'true' }), line.name, h('b', {}, shown(line)))))),
-      h('svg', {
-        viewBox: `0 0 ${this.#width} ${HEIGHT}`, width: this.#width, height: HEIGHT, role: 'img', 'aria-label': summary(this.#spec),
-        onpointermove: (event) => this.#point(event), onpointerleave: () => { this.#at = null; this.#draw(); },
-      }, t.length < 2 ? h('text', { class: 'none', x: this.#width / 2, y: HEIGHT / 2, 'text-anchor': 'middle' }, 'Nothing is known yet') : this.#plot(at)),
-      h('details', { open: this.#isOpen, ontoggle: (event) => { this.#isOpen = event.target.open; this.#draw(); } },
-        h('summary', {}, 'Figures', h('span', { class: 'hidden' }, ` of ${title}`)), this.#isOpen && figures(this.#spec)),
+      h(
+        'figcaption',
+        {},
+        h('span', { class: 'title' }, title),
+        at !== null && h('span', { class: 'muted' }, clock(t[at])),
+        h(
+          'span',
+          { class: 'legend' },
+          lines.map((line, i) =>
+            h(
+              'span',
+              { class: `series series-${i} ${line.kind}` },
+              h('i', { 'aria-hidden': 'true' }),
+              line.name,
+              h('b', {}, shown(line)),
+            ),
+          ),
+        ),
+      ),
+      h(
+        'svg',
+        {
+          viewBox: `0 0 ${this.#width} ${HEIGHT}`,
+          width: this.#width,
+          height: HEIGHT,
+          role: 'img',
+          'aria-label': summary(this.#spec),
+          onpointermove: (event) => this.#point(event),
+          onpointerleave: () => {
+            this.#at = null;
+            this.#draw();
+          },
+        },
+        t.length < 2
+          ? h(
+              'text',
+              { class: 'none', x: this.#width / 2, y: HEIGHT / 2, 'text-anchor': 'middle' },
+              'Nothing is known yet',
+            )
+          : this.#plot(at),
+      ),
+      h(
+        'details',
+        {
+          open: this.#isOpen,
+          ontoggle: (event) => {
+            this.#isOpen = event.target.open;
+            this.#draw();
+          },
+        },
+        h('summary', {}, 'Figures', h('span', { class: 'hidden' }, ` of ${title}`)),
+        this.#isOpen && figures(this.#spec),
+      ),
     ];
   }
 
@@ -88,15 +138,37 @@ class Chart {
     const times = Array.from({ length: marks }, (_, i) => Math.round((i / (marks - 1)) * (t.length - 1)));
     const isCoarse = t.at(-1) - t[0] > 1_200_000;
     return [
-      steps.map((value) => h('g', { class: 'grid' }, h('line', { x1: LEFT, x2: this.#width - RIGHT, y1: y(value), y2: y(value) }),
-        h('text', { x: LEFT - 6, y: y(value) + 3.5, 'text-anchor': 'end' }, unit(value)))),
-      times.map((i, n) => h('text', { class: 'when', x: x(i), y: HEIGHT - 5, 'text-anchor': n === 0 ? 'start' : n === marks - 1 ? 'end' : 'middle' }, clock(t[i], isCoarse))),
+      steps.map((value) =>
+        h(
+          'g',
+          { class: 'grid' },
+          h('line', { x1: LEFT, x2: this.#width - RIGHT, y1: y(value), y2: y(value) }),
+          h('text', { x: LEFT - 6, y: y(value) + 3.5, 'text-anchor': 'end' }, unit(value)),
+        ),
+      ),
+      times.map((i, n) =>
+        h(
+          'text',
+          {
+            class: 'when',
+            x: x(i),
+            y: HEIGHT - 5,
+            'text-anchor': n === 0 ? 'start' : n === marks - 1 ? 'end' : 'middle',
+          },
+          clock(t[i], isCoarse),
+        ),
+      ),
       lines.map((line, i) => [
         line.kind === 'area' && h('path', { class: `fill series-${i}`, d: trace(line, x, y, y(0)) }),
         h('path', { class: `stroke series-${i} ${line.kind}`, d: trace(line, x, y, null) }),
       ]),
       at !== null && h('line', { class: 'cursor', x1: x(at), x2: x(at), y1: TOP, y2: HEIGHT - BOTTOM }),
-      at !== null && lines.map((line, i) => line.values[at] !== null && h('circle', { class: `dot series-${i}`, cx: x(at), cy: y(line.values[at]), r: 3 })),
+      at !== null &&
+        lines.map(
+          (line, i) =>
+            line.values[at] !== null &&
+            h('circle', { class: `dot series-${i}`, cx: x(at), cy: y(line.values[at]), r: 3 }),
+        ),
     ];
   }
 }
@@ -107,7 +179,10 @@ function trace({ values, kind }, x, y, floor) {
   let start = null;
   let before = null;
   const close = (i) => {
-    if (start !== null && floor !== null) path += `L${x(i).toFixed(1)} ${floor}L${x(start).toFixed(1)} ${floor}Z`;
+    // A value between two gaps is a dot.
+    if (start !== null && start === i && floor === null) path += 'h.01';
+    if (start !== null && floor !== null)
+      path += `L${x(i).toFixed(1)} ${floor}L${x(start).toFixed(1)} ${floor}Z`;
     start = null;
   };
   values.forEach((value, i) => {
@@ -142,7 +217,9 @@ function summary({ title, t, lines, unit }) {
   if (t.length < 2) return `${title}: nothing is known yet`;
   const each = lines.map(({ name, values }) => {
     const known = values.filter((value) => value !== null);
-    return known.length ? `${name} now ${unit(last(values))}, at most ${unit(known.reduce((a, b) => Math.max(a, b)))}` : `${name} unknown`;
+    return known.length
+      ? `${name} now ${unit(last(values))}, at most ${unit(known.reduce((a, b) => Math.max(a, b)))}`
+      : `${name} unknown`;
   });
   return `${title} from ${clock(t[0])} to ${clock(t.at(-1))}: ${each.join('; ')}`;
 }
@@ -151,9 +228,36 @@ function figures({ title, t, lines, unit }) {
   const step = Math.max(1, Math.ceil(t.length / ROWS));
   const rows = [];
   for (let i = t.length - 1; i >= 0; i -= step) rows.push(i);
-  return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `Figures of ${title}` }, h('table', {},
-    h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Time'), lines.map(({ name }) => h('th', { scope: 'col', class: 'num' }, name)))),
-    h('tbody', {}, rows.map((i) => h('tr', { key: t[i] }, h('th', { scope: 'row' }, clock(t[i])), lines.map(({ values }) => h('td', { class: 'num' }, unit(values[i]))))))));
+  return h(
+    'div',
+    { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `Figures of ${title}` },
+    h(
+      'table',
+      {},
+      h(
+        'thead',
+        {},
+        h(
+          'tr',
+          {},
+          h('th', { scope: 'col' }, 'Time'),
+          lines.map(({ name }) => h('th', { scope: 'col', class: 'num' }, name)),
+        ),
+      ),
+      h(
+        'tbody',
+        {},
+        rows.map((i) =>
+          h(
+            'tr',
+            { key: t[i] },
+            h('th', { scope: 'row' }, clock(t[i])),
+            lines.map(({ values }) => h('td', { class: 'num' }, unit(values[i]))),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** A line in a word's height; what it shows stands beside it in numbers. */
@@ -162,7 +266,10 @@ export function spark(values) {
   const most = values.reduce((a, b) => Math.max(a, b ?? 0), 0) || 1;
   const x = (i) => (values.length > 1 ? (i / (values.length - 1)) * width : 0);
   const y = (value) => height - 2 - (value / most) * (height - 4);
-  return h('svg', { class: 'spark', viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' },
+  return h(
+    'svg',
+    { class: 'spark', viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' },
     h('path', { class: 'fill series-0', d: trace({ values, kind: 'area' }, x, y, height) }),
-    h('path', { class: 'stroke series-0', d: trace({ values, kind: 'line' }, x, y, null) }));
+    h('path', { class: 'stroke series-0', d: trace({ values, kind: 'line' }, x, y, null) }),
+  );
 }

@@ -6,7 +6,19 @@ import { h } from './dom.js';
 import { count, many, shell } from './format.js';
 import { each } from './jobtable.js';
 import { live, now } from './live.js';
-import { foreign, icon, link, loading, sortBy, sorted, table, time, toJob, toJobs, trouble } from './parts.js';
+import {
+  foreign,
+  icon,
+  link,
+  loading,
+  sortBy,
+  sorted,
+  table,
+  time,
+  toJob,
+  toJobs,
+  trouble,
+} from './parts.js';
 
 const REFRESH = 10_000;
 const PAGE = 500;
@@ -39,40 +51,113 @@ export function dead({ query, draw }) {
     const jobs = await collect(group.error);
     await confirm({
       title: `Retry ${many(jobs.length, 'dead letter')}?`,
-      text: h('span', {}, 'All that broke like this become due now, and may break again: ', foreign(group.error || 'no reason is kept', { class: 'error' })),
+      text: h(
+        'span',
+        {},
+        'All that broke like this become due now, and may break again: ',
+        foreign(group.error || 'no reason is kept', { class: 'error' }),
+      ),
       verb: `Retry ${many(jobs.length, 'job')}`,
       command: group.error ? shell('dead', 'retry', '--error', group.error) : shell('dead', 'retry'),
-      run: (progress) => each(jobs, (job) => post(path('queues', job.queue, 'jobs', job.id, 'retry')), progress, 'will run again'),
+      run: (progress) =>
+        each(
+          jobs,
+          (job) => post(path('queues', job.queue, 'jobs', job.id, 'retry')),
+          progress,
+          'will run again',
+        ),
     });
     await load();
   }
 
   const columns = [
-    { head: 'Cause', isRowHead: true, kind: 'text', cell: (row) => link(toJobs({ state: 'dead', error: row.error }), foreign(row.error || 'no reason is kept', { class: 'clamp2' })) },
+    {
+      head: 'Cause',
+      isRowHead: true,
+      kind: 'text',
+      cell: (row) =>
+        link(
+          toJobs({ state: 'dead', error: row.error }),
+          foreign(row.error || 'no reason is kept', { class: 'clamp2' }),
+        ),
+    },
     { head: 'Jobs', kind: 'num', sort: (row) => row.count, cell: (row) => h('b', {}, count(row.count)) },
-    { head: 'Queues', cell: (row) => Object.entries(row.queues).map(([queue, size]) => h('span', { class: 'run' }, link(toJobs({ queue, state: 'dead', error: row.error }), queue), h('span', { class: 'muted' }, ` ${count(size)}`))) },
+    {
+      head: 'Queues',
+      cell: (row) =>
+        Object.entries(row.queues).map(([queue, size]) =>
+          h(
+            'span',
+            { class: 'run' },
+            link(toJobs({ queue, state: 'dead', error: row.error }), queue),
+            h('span', { class: 'muted' }, ` ${count(size)}`),
+          ),
+        ),
+    },
     { head: 'First', kind: 'when wide', sort: (row) => row.oldest, cell: (row) => time(row.oldest) },
     { head: 'Last', kind: 'when', sort: (row) => row.newest, cell: (row) => time(row.newest) },
     { head: 'Sample', kind: 'wide id', cell: (row) => sample(row.example) },
-    { head: 'Do', kind: 'do', headCell: h('span', { class: 'hidden' }, 'Actions'), cell: (row) =>
-      h('button', { type: 'button', 'aria-label': `Retry all of ${row.error || 'this cause'}`, onclick: () => retry(row).catch((reason) => note(reason.message, true)) }, 'Retry all') },
+    {
+      head: 'Do',
+      kind: 'do',
+      headCell: h('span', { class: 'hidden' }, 'Actions'),
+      cell: (row) =>
+        h(
+          'button',
+          {
+            type: 'button',
+            'aria-label': `Retry all of ${row.error || 'this cause'}`,
+            onclick: () => retry(row).catch((reason) => note(reason.message, true)),
+          },
+          'Retry all',
+        ),
+    },
   ];
 
   load();
   return {
     title: () => 'Dead letters',
-    heed: (what) => {
-      if (what === 'state' && total() !== seen && now() - asked >= REFRESH) load();
+    heed: () => {
+      if (total() !== seen && now() - asked >= REFRESH) load();
     },
     view: () => {
       const groups = answer?.groups.filter((group) => wanted === null || group.error === wanted);
       return [
-        h('div', { class: 'heading' }, h('h1', {}, 'Dead letters'), groups && h('span', { class: 'muted' }, `${many(groups.reduce((sum, group) => sum + group.count, 0), 'job')}, ${many(groups.length, 'cause')}`),
-          wanted !== null && h('a', { class: 'button', href: '#/dead' }, 'All causes'), h('span', { class: 'spring' }), commandLine(shell('dead', 'list', '--by', 'error'))),
+        h(
+          'div',
+          { class: 'heading' },
+          h('h1', {}, 'Dead letters'),
+          groups &&
+            h(
+              'span',
+              { class: 'muted' },
+              `${many(
+                groups.reduce((sum, group) => sum + group.count, 0),
+                'job',
+              )}, ${many(groups.length, 'cause')}`,
+            ),
+          wanted !== null && h('a', { class: 'button', href: '#/dead' }, 'All causes'),
+          h('span', { class: 'spring' }),
+          commandLine(shell('dead', 'list', '--by', 'error')),
+        ),
         trouble(error),
-        answer?.more && h('p', { class: 'notice' }, icon('warning'), `There are more: the newest ${count(answer.looked)} were looked at.`),
+        answer?.more &&
+          h(
+            'p',
+            { class: 'notice' },
+            icon('warning'),
+            `There are more: the newest ${count(answer.looked)} were looked at.`,
+          ),
         !answer && !error && loading(),
-        groups && table({ label: 'Dead letters by cause', rows: sorted(groups, columns, sorting), columns, sorting, key: (row) => row.error, empty: 'No job was given up.' }),
+        groups &&
+          table({
+            label: 'Dead letters by cause',
+            rows: sorted(groups, columns, sorting),
+            columns,
+            sorting,
+            key: (row) => row.error,
+            empty: 'No job was given up.',
+          }),
       ];
     },
   };
@@ -97,5 +182,8 @@ async function collect(error) {
 
 /** As the server groups errors: the first line, with numbers as `#`. */
 function cause(error) {
-  return [...error.split(/\r?\n/)[0]].slice(0, 160).join('').replaceAll(/#?[0-9]+/g, '#');
+  return [...error.split(/\r?\n/)[0]]
+    .slice(0, 160)
+    .join('')
+    .replaceAll(/#?[0-9]+/g, '#');
 }

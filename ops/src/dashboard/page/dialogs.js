@@ -32,8 +32,17 @@ function open(label, view) {
 
 /** The line that does the same in a shell, with a button that copies it. */
 export function commandLine(command) {
-  return h('div', { class: 'command' }, h('code', {}, command),
-    h('button', { type: 'button', class: 'quiet', title: 'Copy as CLI', onclick: () => copy(command) }, icon('copy'), 'Copy as CLI'));
+  return h(
+    'div',
+    { class: 'command' },
+    h('code', {}, command),
+    h(
+      'button',
+      { type: 'button', class: 'quiet', title: 'Copy as CLI', onclick: () => copy(command) },
+      icon('copy'),
+      'Copy as CLI',
+    ),
+  );
 }
 
 /**
@@ -62,11 +71,34 @@ export async function confirm({ title, text, verb, command, isGrave, run }) {
       h('h2', {}, title),
       text && h('p', {}, text),
       command && commandLine(command),
-      state.of > 1 && h('p', { class: 'progress' }, h('progress', { max: state.of, value: state.done, 'aria-label': 'Progress' }), `${state.done} of ${state.of}`),
+      state.of > 1 &&
+        h(
+          'p',
+          { class: 'progress' },
+          h('progress', { max: state.of, value: state.done, 'aria-label': 'Progress' }),
+          `${state.done} of ${state.of}`,
+        ),
       state.error && h('p', { class: 'notice bad', role: 'alert' }, icon('warning'), state.error),
-      h('div', { class: 'choices' },
-        h('button', { type: 'button', onclick: () => (state.busy ? (state.goesOn = false) : close()) }, state.busy ? 'Stop' : 'Leave it'),
-        h('button', { type: 'button', class: isGrave ? 'grave' : 'main', disabled: state.busy, autofocus: true, onclick: go }, state.busy ? 'Working…' : verb)),
+      h(
+        'div',
+        { class: 'choices' },
+        h(
+          'button',
+          { type: 'button', onclick: () => (state.busy ? (state.goesOn = false) : close()) },
+          state.busy ? 'Stop' : 'Leave it',
+        ),
+        h(
+          'button',
+          {
+            type: 'button',
+            class: isGrave ? 'grave' : 'main',
+            disabled: state.busy,
+            autofocus: true,
+            onclick: go,
+          },
+          state.busy ? 'Working…' : verb,
+        ),
+      ),
     ];
   });
   if (answer?.said) note(answer.said);
@@ -79,10 +111,36 @@ export async function askToken(wasWrong) {
     let token = '';
     const given = await open('Sign in', (close) => [
       h('h2', {}, 'A token is needed'),
-      h('p', {}, wasWrong ? 'The token is not known, or not any more. ' : '', 'It is kept until this tab is closed.'),
-      h('form', { onsubmit: (event) => { event.preventDefault(); close(token); } },
-        h('label', {}, 'Token', h('input', { type: 'password', name: 'token', autocomplete: 'off', autofocus: true, oninput: (event) => { token = event.target.value.trim(); } })),
-        h('div', { class: 'choices' }, h('button', { class: 'main' }, 'Sign in'))),
+      h(
+        'p',
+        {},
+        wasWrong ? 'The token is not known, or not any more. ' : '',
+        'It is kept until this tab is closed.',
+      ),
+      h(
+        'form',
+        {
+          onsubmit: (event) => {
+            event.preventDefault();
+            close(token);
+          },
+        },
+        h(
+          'label',
+          {},
+          'Token',
+          h('input', {
+            type: 'password',
+            name: 'token',
+            autocomplete: 'off',
+            autofocus: true,
+            oninput: (event) => {
+              token = event.target.value.trim();
+            },
+          }),
+        ),
+        h('div', { class: 'choices' }, h('button', { class: 'main' }, 'Sign in')),
+      ),
     ]);
     if (given) return given;
   }
@@ -98,7 +156,11 @@ export async function copy(text) {
     await open('Copy', (close) => [
       h('h2', {}, 'Copy this line'),
       h('div', { class: 'command' }, h('code', { ref: (element) => setTimeout(select, 0, element) }, text)),
-      h('div', { class: 'choices' }, h('button', { type: 'button', class: 'main', onclick: () => close() }, 'Close')),
+      h(
+        'div',
+        { class: 'choices' },
+        h('button', { type: 'button', class: 'main', onclick: () => close() }, 'Close'),
+      ),
     ]);
   }
 }
@@ -118,8 +180,17 @@ export function note(text, isBad = false) {
 }
 
 function drawNotes() {
-  patch(document.getElementById('toasts'), notes.map((it) =>
-    h('p', { key: it.key, class: it.isBad ? 'toast bad' : 'toast' }, icon(it.isBad ? 'warning' : 'done'), h('span', {}, it.text))));
+  patch(
+    document.getElementById('toasts'),
+    notes.map((it) =>
+      h(
+        'p',
+        { key: it.key, class: it.isBad ? 'toast bad' : 'toast' },
+        icon(it.isBad ? 'warning' : 'done'),
+        h('span', {}, it.text),
+      ),
+    ),
+  );
 }
 
 /** Tells a screen reader. */
@@ -131,9 +202,43 @@ export function say(text) {
 export function help(keys, isOn, turn) {
   return open('Keyboard', (close, draw) => [
     h('h2', {}, 'Keyboard'),
-    h('table', { class: 'keys' }, h('tbody', {}, keys.map(([key, does]) =>
-      h('tr', {}, h('th', { scope: 'row' }, key.split(' ').map((part) => [h('kbd', {}, part), ' '])), h('td', {}, does))))),
-    h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: isOn(), onchange: (event) => { turn(event.target.checked); draw(); } }), 'Keys are heeded'),
-    h('div', { class: 'choices' }, h('button', { type: 'button', class: 'main', autofocus: true, onclick: () => close() }, 'Close')),
+    h(
+      'table',
+      { class: 'keys' },
+      h(
+        'tbody',
+        {},
+        keys.map(([key, does]) =>
+          h(
+            'tr',
+            {},
+            h(
+              'th',
+              { scope: 'row' },
+              key.split(' ').map((part) => [h('kbd', {}, part), ' ']),
+            ),
+            h('td', {}, does),
+          ),
+        ),
+      ),
+    ),
+    h(
+      'label',
+      { class: 'check' },
+      h('input', {
+        type: 'checkbox',
+        checked: isOn(),
+        onchange: (event) => {
+          turn(event.target.checked);
+          draw();
+        },
+      }),
+      'Keys are heeded',
+    ),
+    h(
+      'div',
+      { class: 'choices' },
+      h('button', { type: 'button', class: 'main', autofocus: true, onclick: () => close() }, 'Close'),
+    ),
   ]);
 }

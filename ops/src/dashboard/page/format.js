@@ -1,7 +1,12 @@
 // Numbers, spans and moments as people read them.
 
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
-const UNITS = [['d', 86_400_000], ['h', 3_600_000], ['m', 60_000], ['s', 1000]];
+const UNITS = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['m', 60_000],
+  ['s', 1000],
+];
 
 /** `12,345`; a dash where nothing is known. */
 export function count(value) {
@@ -11,7 +16,11 @@ export function count(value) {
 /** `1.2k`, `3.4M`: for where there is little room. */
 export function short(value) {
   if (value === null || value === undefined) return '–';
-  for (const [unit, size] of [['G', 1e9], ['M', 1e6], ['k', 1e3]]) {
+  for (const [unit, size] of [
+    ['G', 1e9],
+    ['M', 1e6],
+    ['k', 1e3],
+  ]) {
     if (Math.abs(value) >= size) return trim(value / size) + unit;
   }
   return trim(value);
@@ -19,7 +28,9 @@ export function short(value) {
 
 function trim(value) {
   const size = Math.abs(value);
-  return String(size >= 100 || Number.isInteger(value) ? Math.round(value) : +value.toFixed(size >= 10 ? 1 : 2));
+  return String(
+    size >= 100 || Number.isInteger(value) ? Math.round(value) : +value.toFixed(size >= 10 ? 1 : 2),
+  );
 }
 
 /** `3.4/s` */
@@ -67,7 +78,11 @@ export function clock(at, isCoarse = false) {
 /** `12.3 MiB` */
 export function bytes(value) {
   if (!value) return '–';
-  for (const [unit, size] of [['GiB', 2 ** 30], ['MiB', 2 ** 20], ['KiB', 2 ** 10]]) {
+  for (const [unit, size] of [
+    ['GiB', 2 ** 30],
+    ['MiB', 2 ** 20],
+    ['KiB', 2 ** 10],
+  ]) {
     if (value >= size) return `${trim(value / size)} ${unit}`;
   }
   return `${value} B`;

@@ -15,20 +15,45 @@ export function jobs({ query, draw }) {
 
   function seek(form) {
     const data = new FormData(form);
-    location.hash = toJobs(Object.fromEntries(FIELDS.map((name) => [name, String(data.get(name) ?? '').trim()])));
+    location.hash = toJobs(
+      Object.fromEntries(FIELDS.map((name) => [name, String(data.get(name) ?? '').trim()])),
+    );
   }
 
-  const field = (name, title, hint) => h('label', {}, title, h('input', {
-    name, type: 'search', value: filter[name], placeholder: hint, spellcheck: 'false', autocomplete: 'off', 'data-search': name === 'id',
-    ref: name === 'id' && query.has('focus') ? focusOnce : undefined,
-  }));
+  const field = (name, title, hint) =>
+    h(
+      'label',
+      {},
+      title,
+      h('input', {
+        name,
+        type: 'search',
+        value: filter[name],
+        placeholder: hint,
+        spellcheck: 'false',
+        autocomplete: 'off',
+        'data-search': name === 'id',
+        ref: name === 'id' && query.has('focus') ? focusOnce : undefined,
+      }),
+    );
   let isFocused = false;
   const focusOnce = (element) => {
     if (!isFocused) requestAnimationFrame(() => element.focus());
     isFocused = true;
   };
-  const choice = (name, title, words) => h('label', {}, title, h('select', { name, value: filter[name], onchange: (event) => seek(event.target.form) },
-    ['', ...new Set([...words, filter[name]])].filter((word, at) => at === 0 || word).map((word) => h('option', { key: word, value: word, selected: word === filter[name] }, word || 'any'))));
+  const choice = (name, title, words) =>
+    h(
+      'label',
+      {},
+      title,
+      h(
+        'select',
+        { name, value: filter[name], onchange: (event) => seek(event.target.form) },
+        ['', ...new Set([...words, filter[name]])]
+          .filter((word, at) => at === 0 || word)
+          .map((word) => h('option', { key: word, value: word }, word || 'any')),
+      ),
+    );
 
   return {
     title: () => 'Jobs',
@@ -41,14 +66,29 @@ export function jobs({ query, draw }) {
     isHeld: list.isHeld,
     view: () => [
       h('div', { class: 'heading' }, h('h1', {}, 'Jobs')),
-      h('form', { class: 'filter', role: 'search', 'aria-label': 'Jobs', onsubmit: (event) => { event.preventDefault(); seek(event.target); } },
+      h(
+        'form',
+        {
+          class: 'filter',
+          role: 'search',
+          'aria-label': 'Jobs',
+          onsubmit: (event) => {
+            event.preventDefault();
+            seek(event.target);
+          },
+        },
         field('id', 'Id', 'id or queue/id'),
-        choice('queue', 'Queue', (live.state?.queues ?? []).map((queue) => queue.queue)),
+        choice(
+          'queue',
+          'Queue',
+          (live.state?.queues ?? []).map((queue) => queue.queue),
+        ),
         choice('state', 'State', STATES),
         field('kind', 'Kind', 'the whole word'),
         field('error', 'Error', 'a part of it'),
         h('button', { class: 'main' }, 'Search'),
-        FIELDS.some((name) => filter[name]) && h('a', { class: 'button', href: '#/jobs' }, 'Clear')),
+        FIELDS.some((name) => filter[name]) && h('a', { class: 'button', href: '#/jobs' }, 'Clear'),
+      ),
       list.view(),
     ],
   };

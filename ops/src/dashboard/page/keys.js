@@ -12,7 +12,11 @@ export function keys(bindings) {
   let at = 0;
   document.addEventListener('keydown', (event) => {
     if (!isOn || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-    if (event.target.closest('input, textarea, select, dialog, [contenteditable]') && !isCheckbox(event.target)) return;
+    if (
+      event.target.closest('input, textarea, select, dialog, [contenteditable]') &&
+      !isCheckbox(event.target)
+    )
+      return;
     const pair = first && event.timeStamp - at < PAIR ? `${first} ${event.key}` : '';
     const action = bindings[pair]?.[1] ?? bindings[event.key]?.[1];
     first = pair ? '' : event.key;

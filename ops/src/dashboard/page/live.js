@@ -4,7 +4,7 @@
 // state   the fleet and the queues, when they change
 // point   figures of the last second
 
-import { request } from './api.js';
+import { get, request } from './api.js';
 
 const SILENCE = 5000;
 const SHORTEST = 1000;
@@ -42,13 +42,18 @@ export const point = () => live.points.at(-1);
 
 /** A rate of a queue as the mean of the last seconds, so that it can be read; null where nothing is known. */
 export function recent(name, figure) {
-  const known = live.points.slice(-MEAN).map((it) => it.queues?.[name]?.[figure]).filter((it) => it !== null && it !== undefined);
+  const known = live.points
+    .slice(-MEAN)
+    .map((it) => it.queues?.[name]?.[figure])
+    .filter((it) => it !== null && it !== undefined);
   return known.length ? known.reduce((a, b) => a + b) / known.length : null;
 }
 
 /** Pools over all hosts, as they stand in the state. */
 export function pools() {
-  return (live.state?.hosts ?? []).flatMap((host) => host.pools.map((pool) => ({ host: host.host, ...pool })));
+  return (live.state?.hosts ?? []).flatMap((host) =>
+    host.pools.map((pool) => ({ host: host.host, ...pool })),
+  );
 }
 
 function tell(what) {
@@ -67,7 +72,9 @@ export async function start() {
   for (;;) {
     await visible();
     const began = Date.now();
-    await stream().catch(() => {});
+    await look()
+      .then(stream)
+      .catch(() => {});
     if (document.hidden) continue;
     linked('stale');
     // A server that takes us and drops us at once is not hurried either.
@@ -75,6 +82,12 @@ export async function start() {
     await wait(pause * (0.75 + Math.random() / 2));
     pause = Math.min(pause * 2, LONGEST);
   }
+}
+
+/** How things stand before the stream tells, and while there is none. */
+async function look() {
+  const state = await get('/fleet');
+  if (live.link !== 'live') take('state', { ...live.state, ...state });
 }
 
 async function stream() {
@@ -99,7 +112,7 @@ async function stream() {
       heard();
       const events = (rest + value).split(/\r?\n\r?\n/);
       rest = events.pop();
-      events.forEach(take);
+      events.forEach(read);
     }
   } finally {
     clearTimeout(watch);
@@ -108,7 +121,7 @@ async function stream() {
   }
 }
 
-function take(text) {
+function read(text) {
   let event = '';
   const data = [];
   for (const line of text.split(/\r?\n/)) {
@@ -116,8 +129,11 @@ function take(text) {
     else if (line.startsWith('data:')) data.push(line.slice(5));
   }
   if (!data.length || (event !== 'state' && event !== 'point')) return;
-  const value = JSON.parse(data.join('\n'));
   linked('live');
+  take(event, JSON.parse(data.join('\n')));
+}
+
+function take(event, value) {
   if (event === 'state') {
     if (value.now) skew = value.now - Date.now();
     live.state = value;

@@ -1,7 +1,7 @@
 // The frame around the pages: which page the address means, the header, the keys, and when what is new is drawn.
 //
 // A page is a function of its context that answers `{title, view, heed?, leave?}`: `view()` describes it, `heed(what)`
-// hears of news from the server. While somebody points at a table, selects text or has paused, news wait.
+// hears of news from the server. While somebody points at a table, selects something or has paused, news wait.
 
 import { help, note, say } from './dialogs.js';
 import { dead } from './dead.js';
@@ -20,7 +20,13 @@ import { queues } from './queues.js';
 import { start as startSeries } from './series.js';
 
 const PAGES = { overview, queues, queue, jobs, job, fleet, dead };
-const TABS = [['overview', 'Overview', 'o'], ['queues', 'Queues', 'q'], ['jobs', 'Jobs', 'j'], ['fleet', 'Fleet', 'f'], ['dead', 'Dead letters', 'd']];
+const TABS = [
+  ['overview', 'Overview', 'o'],
+  ['queues', 'Queues', 'q'],
+  ['jobs', 'Jobs', 'j'],
+  ['fleet', 'Fleet', 'f'],
+  ['dead', 'Dead letters', 'd'],
+];
 const UNDER = { queue: 'queues', job: 'jobs' };
 
 const main = document.getElementById('main');
@@ -73,13 +79,14 @@ function isHeld() {
 }
 
 function news(what) {
-  page?.heed?.(what);
-  if (!page) return;
   if (what === 'link' && live.link === 'stale') say('The connection is lost; trying again');
   if (isHeld()) {
     hasNews = true;
     drawTop();
-  } else draw();
+    return;
+  }
+  page.heed?.(what);
+  draw();
 }
 
 function release() {
@@ -105,7 +112,9 @@ function theme() {
   document.documentElement.dataset.theme = after;
   try {
     localStorage.setItem('roundsman-theme', after);
-  } catch { /* it is forgotten with the page, then */ }
+  } catch {
+    /* it is forgotten with the page, then */
+  }
   drawTop();
 }
 
@@ -118,26 +127,88 @@ function drawTop() {
   const tab = ([to, title]) => {
     const [short, more] = title.split(' ');
     const isHere = (UNDER[name] ?? name) === to;
-    return h('a', { href: `#/${to}`, 'aria-current': isHere ? 'page' : undefined }, h('span', {}, short, more && h('span', { class: 'more' }, ` ${more}`)),
-      numbers[to] > 0 && h('span', { class: to === 'fleet' ? 'badge bad' : 'badge' }, to === 'fleet' && h('span', { class: 'hidden' }, 'alarms: '), count(numbers[to])));
+    return h(
+      'a',
+      { href: `#/${to}`, 'aria-current': isHere ? 'page' : undefined },
+      h('span', {}, short, more && h('span', { class: 'more' }, ` ${more}`)),
+      numbers[to] > 0 &&
+        h(
+          'span',
+          { class: to === 'fleet' ? 'badge bad' : 'badge' },
+          to === 'fleet' && h('span', { class: 'hidden' }, 'alarms: '),
+          count(numbers[to]),
+        ),
+    );
   };
   patch(document.getElementById('top'), [
-    h('a', { class: 'brand', href: '#/overview' }, h('img', { src: 'dashboard/icon.svg', alt: '', width: 20, height: 20 }), 'Roundsman'),
+    h(
+      'a',
+      { class: 'brand', href: '#/overview' },
+      h('img', { src: 'dashboard/icon.svg', alt: '', width: 20, height: 20 }),
+      'Roundsman',
+    ),
     h('nav', { 'aria-label': 'Pages' }, TABS.map(tab)),
-    h('div', { class: 'tools' },
-      h('button', { type: 'button', class: `link link-${kind}`, 'aria-pressed': String(isPaused), title: isPaused ? 'Go on (p)' : 'Pause live updates (p)', onclick: () => pause(!isPaused) }, h('i', { 'aria-hidden': 'true' }), word),
-      h('button', { type: 'button', class: 'quiet', title: 'Light or dark', 'aria-label': 'Light or dark', onclick: theme }, icon('theme')),
-      h('button', { type: 'button', class: 'quiet', title: 'Keyboard (?)', 'aria-label': 'Keyboard', onclick: showHelp }, icon('help'))),
+    h(
+      'div',
+      { class: 'tools' },
+      h(
+        'button',
+        {
+          type: 'button',
+          class: `link link-${kind}`,
+          'aria-pressed': String(isPaused),
+          title: isPaused ? 'Go on (p)' : 'Pause live updates (p)',
+          onclick: () => pause(!isPaused),
+        },
+        h('i', { 'aria-hidden': 'true' }),
+        word,
+      ),
+      h(
+        'button',
+        {
+          type: 'button',
+          class: 'quiet',
+          title: 'Light or dark',
+          'aria-label': 'Light or dark',
+          onclick: theme,
+        },
+        icon('theme'),
+      ),
+      h(
+        'button',
+        {
+          type: 'button',
+          class: 'quiet',
+          title: 'Keyboard (?)',
+          'aria-label': 'Keyboard',
+          onclick: showHelp,
+        },
+        icon('help'),
+      ),
+    ),
   ]);
 }
 
 const keyboard = keys({
-  '/': ['search jobs', () => {
-    const field = document.querySelector('[data-search]');
-    if (field) field.focus();
-    else location.hash = '#/jobs?focus';
-  }],
-  ...Object.fromEntries(TABS.map(([to, title, key]) => [`g ${key}`, [`go to ${title.toLowerCase()}`, () => { location.hash = `#/${to}`; }]])),
+  '/': [
+    'search jobs',
+    () => {
+      const field = document.querySelector('[data-search]');
+      if (field) field.focus();
+      else location.hash = '#/jobs?focus';
+    },
+  ],
+  ...Object.fromEntries(
+    TABS.map(([to, title, key]) => [
+      `g ${key}`,
+      [
+        `go to ${title.toLowerCase()}`,
+        () => {
+          location.hash = `#/${to}`;
+        },
+      ],
+    ]),
+  ),
   j: ['next row', () => row(1)],
   k: ['row before', () => row(-1)],
   x: ['select the row', () => rowNow()?.querySelector('input[type=checkbox]')?.click()],
@@ -155,7 +226,8 @@ const rowNow = () => document.activeElement?.closest('[data-row]');
 function row(step) {
   const rows = [...main.querySelectorAll('[data-row]')];
   const at = rows.indexOf(rowNow());
-  const next = rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.max(0, Math.min(rows.length - 1, at + step))];
+  const next =
+    rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.max(0, Math.min(rows.length - 1, at + step))];
   (next?.querySelector('a') ?? next?.querySelector('button, input'))?.focus();
 }
 

@@ -18,7 +18,8 @@ const ICONS = {
   idle: 'M4.2 8h7.6',
   starting: 'M8 13V3.4M4.4 7 8 3.4 11.6 7',
   stopping: 'M8 3v9.6M4.4 9 8 12.6 11.6 9',
-  store: 'M2.8 4.4c0-2.2 10.4-2.2 10.4 0v7.2c0 2.2-10.4 2.2-10.4 0ZM2.8 4.4c0 2.2 10.4 2.2 10.4 0M2.8 8c0 2.2 10.4 2.2 10.4 0',
+  store:
+    'M2.8 4.4c0-2.2 10.4-2.2 10.4 0v7.2c0 2.2-10.4 2.2-10.4 0ZM2.8 4.4c0 2.2 10.4 2.2 10.4 0M2.8 8c0 2.2 10.4 2.2 10.4 0',
   shield: 'M8 2.2 13 4v4c0 3-2.2 5-5 6-2.8-1-5-3-5-6V4Z',
   host: 'M2.6 3h10.8v4H2.6ZM2.6 9h10.8v4H2.6ZM5 5h.2M5 11h.2',
   theme: 'M8 2.6a5.4 5.4 0 1 0 0 10.8ZM8 2.6a5.4 5.4 0 0 1 0 10.8',
@@ -27,7 +28,11 @@ const ICONS = {
 
 /** Decoration: the word beside it says the same. */
 export function icon(name) {
-  return h('svg', { class: `icon icon-${name}`, viewBox: '0 0 16 16', 'aria-hidden': 'true' }, h('path', { d: ICONS[name] ?? ICONS.ready }));
+  return h(
+    'svg',
+    { class: `icon icon-${name}`, viewBox: '0 0 16 16', 'aria-hidden': 'true' },
+    h('path', { d: ICONS[name] ?? ICONS.ready }),
+  );
 }
 
 /** A state by icon and word. */
@@ -35,17 +40,38 @@ export function state(word) {
   return h('span', { class: `state state-${word}` }, icon(word), word);
 }
 
-const WORKER_ICONS = { busy: 'running', idle: 'idle', starting: 'starting', quiet: 'paused', draining: 'stopping', stopping: 'stopping' };
+const WORKER_ICONS = {
+  busy: 'running',
+  idle: 'idle',
+  starting: 'starting',
+  quiet: 'paused',
+  draining: 'stopping',
+  stopping: 'stopping',
+};
 
 export function workerState(word) {
   return h('span', { class: `state worker-${word}` }, icon(WORKER_ICONS[word] ?? 'warning'), word);
 }
 
-const OUTCOMES = { done: 'done', retry: 'warning', snooze: 'scheduled', dead: 'dead', cancelled: 'cancelled', expired: 'expired', gave_back: 'idle', prefetched: 'ready' };
+const OUTCOMES = {
+  done: 'done',
+  retry: 'warning',
+  snooze: 'scheduled',
+  dead: 'dead',
+  cancelled: 'cancelled',
+  expired: 'expired',
+  gave_back: 'idle',
+  prefetched: 'ready',
+};
 
 export function outcome(word) {
   if (!word) return state('running');
-  return h('span', { class: `state outcome-${word}` }, icon(OUTCOMES[word] ?? 'dead'), word.replaceAll('_', ' '));
+  return h(
+    'span',
+    { class: `state outcome-${word}` },
+    icon(OUTCOMES[word] ?? 'dead'),
+    word.replaceAll('_', ' '),
+  );
 }
 
 /** A moment as its distance from now; all of it on demand. */
@@ -68,16 +94,45 @@ export function table({ label, columns, rows, key, empty, sorting, rowClass }) {
     if (!sorting || !column.sort) return h('th', props, column.headCell ?? column.head);
     const isBy = sorting.by === column.head;
     const direction = isBy ? (sorting.isDown ? 'descending' : 'ascending') : undefined;
-    return h('th', { ...props, 'aria-sort': direction },
-      h('button', { type: 'button', class: 'sort', onclick: () => sorting.turn(column.head) }, column.head, isBy && (sorting.isDown ? ' ↓' : ' ↑')));
+    return h(
+      'th',
+      { ...props, 'aria-sort': direction },
+      h(
+        'button',
+        { type: 'button', class: 'sort', onclick: () => sorting.turn(column.head) },
+        column.head,
+        isBy && (sorting.isDown ? ' ↓' : ' ↑'),
+      ),
+    );
   };
   if (!rows.length && empty) return h('div', { class: 'empty' }, empty);
-  return h('div', { class: 'scroll', role: 'region', 'aria-label': label, tabindex: '0' },
-    h('table', { 'data-hold': true },
+  return h(
+    'div',
+    { class: 'scroll', role: 'region', 'aria-label': label, tabindex: '0' },
+    h(
+      'table',
+      { 'data-hold': true },
       h('caption', { class: 'hidden' }, label),
       h('thead', {}, h('tr', {}, columns.map(head))),
-      h('tbody', {}, rows.map((row) => h('tr', { key: key(row), class: rowClass?.(row), 'data-row': true }, columns.map((column) =>
-        h(column.isRowHead ? 'th' : 'td', { class: column.kind, scope: column.isRowHead ? 'row' : undefined }, column.cell(row))))))));
+      h(
+        'tbody',
+        {},
+        rows.map((row) =>
+          h(
+            'tr',
+            { key: key(row), class: rowClass?.(row), 'data-row': true },
+            columns.map((column) =>
+              h(
+                column.isRowHead ? 'th' : 'td',
+                { class: column.kind, scope: column.isRowHead ? 'row' : undefined },
+                column.cell(row),
+              ),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** Rows by a column, the way that was asked for. */
@@ -91,11 +146,15 @@ export function sorted(rows, columns, { by, isDown }) {
 
 /** Remembers by which column a table is sorted. */
 export function sortBy(by, isDown, changed) {
-  const sorting = { by, isDown, turn: (column) => {
-    sorting.isDown = sorting.by === column ? !sorting.isDown : true;
-    sorting.by = column;
-    changed();
-  } };
+  const sorting = {
+    by,
+    isDown,
+    turn: (column) => {
+      sorting.isDown = sorting.by === column ? !sorting.isDown : true;
+      sorting.by = column;
+      changed();
+    },
+  };
   return sorting;
 }
 

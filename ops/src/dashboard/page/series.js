@@ -4,7 +4,13 @@ import { get } from './api.js';
 import { listen, live, now } from './live.js';
 
 /** Name, length and step in milliseconds. */
-export const RANGES = [['5m', 300_000, 1000], ['15m', 900_000, 10_000], ['1h', 3_600_000, 10_000], ['6h', 21_600_000, 60_000], ['24h', 86_400_000, 60_000]];
+export const RANGES = [
+  ['5m', 300_000, 1000],
+  ['15m', 900_000, 10_000],
+  ['1h', 3_600_000, 10_000],
+  ['6h', 21_600_000, 60_000],
+  ['24h', 86_400_000, 60_000],
+];
 
 const KEPT = 'roundsman-range';
 const EMPTY = { t: [], queues: {}, pools: {} };
@@ -74,11 +80,16 @@ function append(point, length) {
   };
   const merge = (all, news) => {
     const names = new Set([...Object.keys(all), ...Object.keys(news ?? {})]);
-    return Object.fromEntries([...names].map((name) => {
-      const [before, point] = [all[name] ?? {}, news?.[name] ?? {}];
-      const figures = new Set([...Object.keys(before), ...Object.keys(point)]);
-      return [name, Object.fromEntries([...figures].map((figure) => [figure, grow(before[figure], point[figure])]))];
-    }));
+    return Object.fromEntries(
+      [...names].map((name) => {
+        const [before, point] = [all[name] ?? {}, news?.[name] ?? {}];
+        const figures = new Set([...Object.keys(before), ...Object.keys(point)]);
+        return [
+          name,
+          Object.fromEntries([...figures].map((figure) => [figure, grow(before[figure], point[figure])])),
+        ];
+      }),
+    );
   };
   data = {
     t: [...data.t.slice(cut, isAgain ? size - 1 : size), t],

@@ -2,4 +2,6 @@
 try {
   const theme = localStorage.getItem('roundsman-theme');
   if (theme === 'light' || theme === 'dark') document.documentElement.dataset.theme = theme;
-} catch { /* without storage the system's theme counts */ }
+} catch {
+  /* without storage the system's theme counts */
+}
