@@ -118,7 +118,7 @@ impl Scrape {
             "roundsman_queue_paused",
             "Whether it is paused; the same on every host",
             None,
-            paused,
+            &paused,
         )?;
         let help = "Entries of the Redis inbox that were not taken in yet; the same on every host";
         gauges(encoder, "roundsman_queue_inbox", help, None, &inbox)?;

@@ -6,6 +6,7 @@
 //! commands   one file a verb
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
+//! explain    why a job is where it is, in words
 //! part       a process of the fleet that runs no jobs
 //! intake     a part: raw jobs out of the Redis inboxes;  amqp: a part: out of a broker;  http: a part: the API
 //! exposition metrics as text;  series: the recent past in steps
@@ -24,6 +25,7 @@ mod commands;
 mod connect;
 mod errors;
 mod exposition;
+mod explain;
 mod fleet;
 mod http;
 mod intake;

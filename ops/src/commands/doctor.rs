@@ -20,9 +20,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::DONE;
-use super::explain::is_of_unknown_kind;
 use crate::connect::Context;
 use crate::errors::Failure;
+use crate::explain::is_of_unknown_kind;
 use crate::fleet::Fleet;
 use crate::print::many;
 use crate::time::span;
