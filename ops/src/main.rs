@@ -9,6 +9,7 @@
 //! explain    why a job is where it is, in words
 //! part       a process of the fleet that runs no jobs
 //! intake     a part: raw jobs out of the Redis inboxes;  amqp: a part: out of a broker;  http: a part: the API
+//! dashboard  the pages, as files of this binary
 //! exposition metrics as text;  series: the recent past in steps
 //! walk       pages of jobs;  causes: dead letters by cause;  overview: store, fleet and queues at a glance
 //! print      the only writer to standard output and standard error
@@ -23,9 +24,10 @@ mod causes;
 mod cli;
 mod commands;
 mod connect;
+mod dashboard;
 mod errors;
-mod exposition;
 mod explain;
+mod exposition;
 mod fleet;
 mod http;
 mod intake;

@@ -20,7 +20,7 @@ use super::answer::{Refusal, Result, success};
 use super::body;
 use super::enqueue::{REST, max_payload};
 use super::extract::{OneJob, Params};
-use super::openapi::{Fail, JobAnswer};
+use super::openapi::{ExplainAnswer, Fail, JobAnswer};
 use super::wait::{patience, until_ended};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -44,6 +44,20 @@ pub(super) async fn show(State(api): Shared, job: OneJob, Params(query): Params<
         None => look(api.store()?, &queue, &id).await?,
     };
     Ok(success(found.ok_or_else(|| Refusal::no_job(&queue, &id))?.view()?))
+}
+
+/// Why a job is not running, why it ran more than once, and when it will run: in words, as `job explain` says it.
+#[utoipa::path(
+    get, path = "/api/v1/queues/{queue}/jobs/{id}/explain", tag = "jobs",
+    params(("queue" = String, Path), ("id" = String, Path)),
+    responses((status = 200, body = ExplainAnswer), (status = 404, body = Fail))
+)]
+pub(super) async fn explain(State(api): Shared, job: OneJob) -> Result {
+    let OneJob { queue, id } = job;
+    let (store, policy) = (api.store()?, api.policy(&queue).await?);
+    let found = look(store, &queue, &id).await?.ok_or_else(|| Refusal::no_job(&queue, &id))?;
+    let (job, reasons) = crate::explain::explain(store, found, &policy, api.lease).await?;
+    Ok(success(json!({"id": job.id, "queue": job.queue, "state": job.state, "reasons": reasons})))
 }
 
 pub(super) async fn look(store: &Store, queue: &QueueName, id: &JobId) -> Result<Option<Found>> {

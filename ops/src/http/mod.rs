@@ -92,7 +92,7 @@ async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("the API is at {scheme}://{}", spec.listen);
-    let api = Arc::new(Api::new(&spec, part.policies(), part.watched()));
+    let api = Arc::new(Api::new(&spec, assignment.lease, part.policies(), part.watched()));
     tokio::spawn(api.clone().open(assignment));
     tokio::spawn(api.clone().watch());
     part.ready();
@@ -116,6 +116,8 @@ struct Api {
     door: Door,
     /// With secrets masked.
     shown_store: String,
+    /// How long an unheard worker keeps its jobs.
+    lease: Duration,
     reaches: Reaches,
     store: OnceLock<(Store, Funnel)>,
     policies: Policies,
@@ -128,10 +130,11 @@ struct Api {
 }
 
 impl Api {
-    fn new(spec: &HttpSpec, policies: Policies, watched: Watched) -> Self {
+    fn new(spec: &HttpSpec, lease: Duration, policies: Policies, watched: Watched) -> Self {
         Self {
             door: Door::new(spec),
             shown_store: spec.store.clone(),
+            lease,
             reaches: spec.reaches.clone(),
             store: OnceLock::new(),
             policies,
@@ -225,6 +228,8 @@ fn needs(method: &Method, path: &str) -> Option<(Access, Option<String>)> {
     match parts.as_slice() {
         // For machines that only want to know whether it lives.
         ["livez" | "readyz" | "ping"] => None,
+        // The page itself holds no data.
+        [""] | ["dashboard", _] if access == Access::Read => None,
         ["timer", ..] => Some((access, Some(callback::QUEUE.to_owned()))),
         ["api", "v1", "queues", queue, ..] => Some((access, Some((*queue).to_owned()))),
         _ => Some((access, None)),

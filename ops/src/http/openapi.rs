@@ -16,6 +16,8 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::dashboard;
+
 use super::{Api, enqueue, fleet, health, jobs, listing, live, queues, timers};
 
 /// A job as it is given.
@@ -112,6 +114,15 @@ pub(super) struct JobsPage {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ExplainDocument {
+    id: String,
+    queue: String,
+    state: String,
+    /// Each a sentence.
+    reasons: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueuesDocument {
     queues: Vec<QueueDocument>,
 }
@@ -131,6 +142,7 @@ pub(super) type QueueAnswer = Success<QueueDocument>;
 pub(super) type QueuesAnswer = Success<QueuesDocument>;
 pub(super) type FleetAnswer = Success<Value>;
 pub(super) type ScalingAnswer = Success<Value>;
+pub(super) type ExplainAnswer = Success<ExplainDocument>;
 pub(super) type SeriesAnswer = Success<Value>;
 
 /// Something is wrong with the call: reasons by field.
@@ -165,6 +177,7 @@ pub(super) fn router() -> Router<Arc<Api>> {
         .routes(routes!(enqueue::enqueue, listing::jobs))
         .routes(routes!(jobs::show, jobs::change, jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(jobs::explain))
         .routes(routes!(queues::list))
         .routes(routes!(queues::show))
         .routes(routes!(queues::pause))
@@ -190,6 +203,7 @@ pub(super) fn router() -> Router<Arc<Api>> {
     };
     // Skyring takes a slash at the end.
     router
+        .merge(dashboard::router())
         .route("/timer/", axum::routing::post(timers::create))
         .route("/timer/{id}/", get(timers::show).put(timers::replace).delete(timers::cancel))
         .route("/ping/", get(timers::ping))
