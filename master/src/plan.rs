@@ -3,15 +3,26 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roundsman_shared::assignment::{self, Assignment, HandlerSpec, StoreAddress};
+use roundsman_shared::assignment::{self, Assignment, HandlerSpec, HttpSpec, PartSpec, StoreAddress};
+use roundsman_shared::callback;
 use roundsman_shared::clock::StoreClock;
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
-use roundsman_shared::settings::{Durability, PoolRun, PoolSettings, Settings, StoreUrl};
+use roundsman_shared::settings::{
+    CallbackHandler, Detection, Durability, Handler, PoolRun, PoolSettings, Settings, StoreUrl,
+};
 use roundsman_shared::store::{StoreConfig, StorePlace};
 
 use crate::pool::Shape;
 use crate::spawn::Program;
+
+/// When no settings say otherwise.
+const DETECTION: Detection = Detection {
+    suspect: Duration::from_millis(3500),
+    silence: Duration::from_secs(10),
+    frozen: Duration::from_secs(15),
+};
+const TIMER_SLOTS: u16 = 32;
 
 /// Everything that is to run here.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +47,7 @@ pub(crate) struct PoolPlan {
     pub grace: Duration,
     pub max_memory: Option<u64>,
     pub max_jobs: u64,
-    pub detection: roundsman_shared::settings::Detection,
+    pub detection: Detection,
 }
 
 /// What its workers are.
@@ -53,6 +64,8 @@ pub(crate) enum Work {
 pub(crate) enum Part {
     /// Takes in what came by Redis inboxes.
     Intake,
+    /// Serves the API.
+    Http(Box<HttpSpec>),
 }
 
 impl Part {
@@ -61,6 +74,7 @@ impl Part {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Intake => "intake",
+            Self::Http(_) => "http",
         }
     }
 }
@@ -89,15 +103,41 @@ impl Plan {
         for (name, policy) in &settings.queues {
             policies.insert(QueueName::new(name)?, policy.clone());
         }
+        if settings.http.listen.is_some() {
+            Self::serve_timers(settings, &mut pools, &mut policies)?;
+        }
         let mut parts = Vec::new();
         if matches!(store.place, StorePlace::Redis(_)) {
             parts.push(Part::Intake);
         }
+        parts.extend(HttpSpec::of(settings).map(|spec| Part::Http(Box::new(spec))));
         for part in parts {
             // No pool of the user's has such a name.
             pools.insert(format!("({})", part.name()), PoolPlan::part(part, policies.keys()));
         }
         Ok(Self { store, pools, policies, durability: settings.store.durability })
+    }
+
+    /// Adds a pool for the timers that Skyring's API sets, unless one serves them.
+    fn serve_timers(
+        settings: &Settings,
+        pools: &mut BTreeMap<String, PoolPlan>,
+        policies: &mut BTreeMap<QueueName, Policy>,
+    ) -> Result<(), NameError> {
+        let queue = QueueName::new(callback::QUEUE)?;
+        if pools.values().any(|pool| pool.queues.iter().any(|(served, _)| *served == queue)) {
+            return Ok(());
+        }
+        if pools.contains_key(callback::QUEUE) {
+            tracing::warn!(
+                "timers that are set by POST /timer wait: the pool \"timers\" does not serve the queue \"timers\""
+            );
+            return Ok(());
+        }
+        policies.entry(queue.clone()).or_insert_with(|| settings.queue(callback::QUEUE).clone());
+        let handler = HandlerSpec::of(settings, &Handler::Callback(CallbackHandler { secret: None }));
+        pools.insert(callback::QUEUE.to_owned(), PoolPlan::timers(handler, queue));
+        Ok(())
     }
 
     /// Every queue that is served here, sorted.
@@ -138,6 +178,23 @@ impl PoolPlan {
         matches!(self.work, Work::Part(_))
     }
 
+    /// With what a pool of transports has by default.
+    fn timers(handler: HandlerSpec, queue: QueueName) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            work: Work::Handler(handler),
+            queues: vec![(queue, 1)],
+            min: 0,
+            max: u32::try_from(cores.saturating_mul(2)).unwrap_or(1),
+            slots: TIMER_SLOTS,
+            target_wait: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            max_memory: Some(512 * 1024 * 1024),
+            max_jobs: 0,
+            detection: DETECTION,
+        }
+    }
+
     fn part<'a>(part: Part, queues: impl Iterator<Item = &'a QueueName>) -> Self {
         Self {
             work: Work::Part(part),
@@ -149,11 +206,7 @@ impl PoolPlan {
             grace: Duration::from_secs(5),
             max_memory: None,
             max_jobs: 0,
-            detection: roundsman_shared::settings::Detection {
-                suspect: Duration::from_millis(3500),
-                silence: Duration::from_secs(10),
-                frozen: Duration::from_secs(15),
-            },
+            detection: DETECTION,
         }
     }
 
@@ -206,6 +259,10 @@ impl PoolPlan {
             Work::Handler(handler) => Some(handler.clone()),
             Work::Command(_) | Work::Part(_) => None,
         };
+        let part = match &self.work {
+            Work::Part(Part::Http(spec)) => Some(PartSpec::Http(spec.clone())),
+            _ => None,
+        };
         let policy = |(queue, _): &(QueueName, u32)| Some((queue.clone(), policies.get(queue)?.clone()));
         Assignment {
             worker,
@@ -217,7 +274,7 @@ impl PoolPlan {
             slots: usize::from(self.slots),
             max_jobs: self.max_jobs,
             handler,
-            part: None,
+            part,
             clock,
         }
     }
@@ -225,9 +282,36 @@ impl PoolPlan {
 
 #[cfg(test)]
 mod tests {
-    use roundsman_shared::settings::PoolQueues;
+    use roundsman_shared::settings::{LoadInput, Override, PoolQueues};
 
     use super::*;
+
+    fn plan(more: &[(&str, &str)]) -> Plan {
+        let more = more.iter().map(|(key, value)| Override::text("--x", key, *value));
+        let store = Override::text("--x", "store.url", "sqlite:/tmp/x.db");
+        let input = LoadInput {
+            environment: [("HOME", "/home/a")].into_iter().collect(),
+            system_file: "/none".into(),
+            current_dir: "/none".into(),
+            config: None,
+            overrides: std::iter::once(store).chain(more).collect(),
+            cores: 1,
+        };
+        Plan::of(&Settings::load(&input).unwrap().settings).unwrap()
+    }
+
+    #[test]
+    fn the_api_brings_a_pool_for_its_timers() {
+        let queues = |plan: &Plan| plan.queues().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let on = plan(&[]);
+        assert_eq!(on.pools.keys().collect::<Vec<_>>(), ["(http)", "default", "timers"]);
+        assert_eq!(queues(&on), ["default", "timers"]);
+        assert!(matches!(on.pools["timers"].work, Work::Handler(HandlerSpec::Callback { .. })));
+        let off = plan(&[("http.listen", "")]);
+        assert_eq!(off.pools.keys().collect::<Vec<_>>(), ["default"]);
+        let served = plan(&[("pools.p.queues", "[\"timers\"]")]);
+        assert_eq!(served.pools.keys().collect::<Vec<_>>(), ["(http)", "p"]);
+    }
 
     #[test]
     fn an_order_is_a_fall_of_shares() {

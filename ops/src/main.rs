@@ -7,7 +7,8 @@
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
 //! part       a process of the fleet that runs no jobs;  intake: raw jobs out of the Redis inboxes
-//! walk       pages of jobs
+//! http       the API: a part
+//! walk       pages of jobs;  causes: dead letters by cause;  overview: store, fleet and queues at a glance
 //! print      the only writer to standard output and standard error
 //! ```
 //!
@@ -15,12 +16,15 @@
 //! log and no runtime that it does not want.
 #![expect(unreachable_pub, reason = "a program exports nothing; `pub` says that another file uses it")]
 
+mod causes;
 mod cli;
 mod commands;
 mod connect;
 mod errors;
 mod fleet;
+mod http;
 mod intake;
+mod overview;
 mod part;
 mod print;
 mod roles;
@@ -52,6 +56,7 @@ fn role(arguments: &[OsString]) -> Option<fn() -> u8> {
     match (word(1)?, word(2)) {
         ("master", _) => Some(roles::master),
         ("intake", _) => Some(roles::intake),
+        ("http", _) => Some(roles::http),
         ("worker", Some(label)) if label.contains('/') => Some(roles::worker),
         _ => None,
     }

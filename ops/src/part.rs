@@ -5,9 +5,13 @@
 //! hello → welcome with the assignment → ready → a beat a second → told to stop → bye
 //! ```
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use roundsman_shared::assignment::Assignment;
+use roundsman_shared::job::Policy;
+use roundsman_shared::names::QueueName;
 use roundsman_shared::pipe::{self, Incoming, Outgoing};
 use roundsman_shared::protocol::{self, BEAT_MS, Beat, Doing, FromChild, StopMode, ToChild};
 use roundsman_shared::settings::Environment;
@@ -25,11 +29,15 @@ pub enum Stop {
     Now,
 }
 
+/// The policies of queues as the master told them last.
+pub type Policies = Arc<Mutex<BTreeMap<QueueName, Policy>>>;
+
 /// The pipe to the master.
 #[derive(Debug)]
 pub struct Part {
     outgoing: Outgoing,
     incoming: mpsc::Receiver<Incoming>,
+    policies: Policies,
 }
 
 /// What a part does, from its assignment to its exit code and why it leaves.
@@ -66,9 +74,12 @@ async fn serve(environment: &Environment, role: impl Role) -> u8 {
         nonce: environment.get(launch::NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or(0),
         build: concat!("roundsman ", env!("CARGO_PKG_VERSION")).to_owned(),
     });
-    let mut part = Part { outgoing, incoming };
+    let mut part = Part { outgoing, incoming, policies: Policies::default() };
     let (code, why) = match part.welcome().await {
-        Ok(assignment) => role(&mut part, assignment).await,
+        Ok(assignment) => {
+            part.policies = Arc::new(Mutex::new(assignment.policies.clone()));
+            role(&mut part, assignment).await
+        }
         Err(left) => left,
     };
     part.outgoing.close(FromChild::Bye { why, code: i32::from(code) });
@@ -88,6 +99,18 @@ impl Part {
                 Ok(Some(_)) => {}
             }
         }
+    }
+
+    /// They follow the settings while the part serves.
+    pub fn policies(&self) -> Policies {
+        self.policies.clone()
+    }
+
+    fn heed(&self, told: BTreeMap<String, serde_json::Value>) {
+        let told = told.into_iter().filter_map(|(queue, policy)| {
+            Some((QueueName::new(&queue).ok()?, serde_json::from_value(policy).ok()?))
+        });
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner).extend(told);
     }
 
     /// It serves from now on.
@@ -116,7 +139,6 @@ impl Part {
         }
     }
 
-    #[expect(dead_code, reason = "the inbox intake has nothing to finish; parts with open connections do")]
     /// Beats as one that leaves, until it is done or told to leave at once.
     pub async fn draining(&mut self, done: impl Future<Output = ()>) {
         self.outgoing.send(FromChild::Draining { why: "told to stop".to_owned() });
@@ -140,6 +162,7 @@ impl Part {
                 }
                 Some(Incoming::Message(ToChild::Stop { mode: StopMode::Release, .. }) | Incoming::Closed)
                 | None => return Stop::Now,
+                Some(Incoming::Message(ToChild::Policies { queues })) => self.heed(queues),
                 Some(_) => {}
             }
         }

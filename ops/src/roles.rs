@@ -1,5 +1,5 @@
 //! The processes of a fleet, each a role of this one binary: `up` is the supervisor, which starts `master`, which starts
-//! `worker` and `intake`.
+//! `worker`, `intake` and `http`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -53,6 +53,12 @@ pub fn worker() -> u8 {
 #[must_use]
 pub fn intake() -> u8 {
     crate::intake::run()
+}
+
+/// What serves the API. Started by the master only.
+#[must_use]
+pub fn http() -> u8 {
+    crate::http::run()
 }
 
 /// Why nothing was started.

@@ -161,6 +161,27 @@ pub struct Listing {
     pub next: Option<String>,
 }
 
+impl Listing {
+    /// A page of at most so many, out of at most [`FURTHEST`] where a filter leaves jobs out. What this version cannot
+    /// read is left out.
+    pub async fn read(
+        store: &Store,
+        sections: &[Section],
+        filter: &Filter,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Self, Failure> {
+        let mut walk = Walk::new(store, sections, cursor)?;
+        let mut jobs = Vec::new();
+        while jobs.len() < limit && (filter.is_any() || walk.looked < FURTHEST) {
+            let Some(page) = walk.step(limit - jobs.len()).await? else { break };
+            let matching = page.into_iter().filter(|found| filter.matches(found));
+            jobs.extend(matching.filter_map(|found| found.view().ok()));
+        }
+        Ok(Self { jobs, next: walk.cursor() })
+    }
+}
+
 /// What a page holds when nobody says.
 pub const PAGE: usize = 50;
 

@@ -16,7 +16,7 @@ use crate::reach::Reach;
 use crate::settings::units::Rate;
 use crate::settings::{
     Access, ApiToken, Handler, LoadInput, PoolQueues, PoolRun, Program, RedisTarget, Secret, SecretUrl,
-    Settings, StoreUrl, TokenProof, TransportLimits,
+    Settings, StoreUrl, TokenProof, TransportLimits, TransportSettings,
 };
 use crate::store::{StoreConfig, StorePlace};
 
@@ -51,7 +51,7 @@ pub struct Assignment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PartSpec {
-    Http(HttpSpec),
+    Http(Box<HttpSpec>),
 }
 
 /// What serves the API: `[http]` of the settings, with tokens as their hashes.
@@ -64,8 +64,31 @@ pub struct HttpSpec {
     /// Names under which browsers reach it, besides the address it listens on.
     pub hosts: Vec<String>,
     pub tokens: Vec<TokenSpec>,
+    /// Where the callbacks of timers may go.
+    pub reaches: Reaches,
     /// The store's URL with secrets masked.
     pub store: String,
+}
+
+/// Where each transport may go for a job that names its own destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reaches {
+    pub http: Reach,
+    pub amqp: Reach,
+    pub redis: Reach,
+    pub tcp: Reach,
+}
+
+impl Reaches {
+    fn of(transports: &TransportSettings) -> Self {
+        let reach = |of: &TransportLimits| Reach::global_and(&of.allow);
+        Self {
+            http: reach(&transports.http),
+            amqp: reach(&transports.amqp),
+            redis: reach(&transports.redis),
+            tcp: reach(&transports.tcp),
+        }
+    }
 }
 
 /// A caller of the API.
@@ -106,6 +129,7 @@ impl HttpSpec {
             tls: http.tls.as_ref().map(|tls| (tls.cert.clone(), tls.key.clone())),
             hosts: http.hosts.clone(),
             tokens: http.tokens.iter().map(token).collect(),
+            reaches: Reaches::of(&settings.transports),
             store: settings.store.url.to_string(),
         })
     }

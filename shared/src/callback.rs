@@ -21,6 +21,8 @@ use url::Url;
 use crate::job::spec::compact;
 use crate::settings::RedisTarget;
 
+/// The queue of timers that are set in Skyring's way; its handler is `callback`.
+pub const QUEUE: &str = "timers";
 /// Where it may go, in the order in which it is told.
 pub const TRANSPORTS: [&str; 5] = ["http", "amqp", "redis", "tcp", "stdout"];
 const METHODS: [&str; 7] = ["POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "HEAD"];

@@ -1,27 +1,23 @@
 //! `dead …`: dead letters, by themselves or by the cause that they share.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand, ValueEnum};
 use roundsman_shared::job::State;
 use roundsman_shared::names::{JobId, QueueName};
 use roundsman_shared::store::{Changed, MAX_BATCH, Store};
-use serde::Serialize;
 use serde_json::json;
 
 use super::find::find;
 use super::list::{Wanted, list};
 use super::queue::purge_states;
 use super::{DONE, show};
+use crate::causes::{Causes, FURTHEST};
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::intake::NO_JOB;
 use crate::print::many;
 use crate::time;
-use crate::walk::{Filter, Section, Walk, cause};
+use crate::walk::{Filter, Section, Walk};
 
-/// The most dead letters that a group or a bulk change looks at.
-const FURTHEST: usize = 100_000;
 const LETTER: &str = "dead letter";
 /// Changes on their way to the store at once.
 const AT_ONCE: usize = 32;
@@ -164,53 +160,16 @@ impl FilterArgs {
     }
 }
 
-/// Dead letters that share a cause.
-#[derive(Debug, Serialize)]
-struct Group {
-    error: String,
-    count: u64,
-    queues: BTreeMap<String, u64>,
-    /// When the newest of them ended.
-    newest: Option<i64>,
-    /// The newest, as `QUEUE/ID`, to look at.
-    example: String,
-}
-
 async fn groups(
     context: &Context,
     store: &Store,
     sections: &[Section],
     filter: &Filter,
 ) -> Result<(), Failure> {
-    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-    let mut walk = Walk::new(store, sections, None)?;
-    let mut now = 0;
-    while walk.looked < FURTHEST {
-        let Some(page) = walk.step(MAX_BATCH).await? else { break };
-        for found in page.into_iter().filter(|found| filter.matches(found)) {
-            now = found.now.as_millis();
-            let error = cause(found.progress.error.as_deref().unwrap_or_default());
-            let name = format!("{}/{}", found.queue, found.id);
-            let group = groups.entry(error.clone()).or_insert_with(|| Group {
-                error,
-                count: 0,
-                queues: BTreeMap::new(),
-                newest: None,
-                example: name.clone(),
-            });
-            group.count += 1;
-            *group.queues.entry(found.queue.to_string()).or_default() += 1;
-            if found.progress.ended > group.newest {
-                group.newest = found.progress.ended;
-                group.example = name;
-            }
-        }
+    let Causes { groups, looked, more, now } = Causes::read(store, sections, filter).await?;
+    if more {
+        context.screen.note(&format!("looked at {}; there are more", many(looked, LETTER)));
     }
-    if walk.cursor().is_some() {
-        context.screen.note(&format!("looked at {}; there are more", many(walk.looked, LETTER)));
-    }
-    let mut groups: Vec<Group> = groups.into_values().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(group.count));
     if context.screen.json {
         return context.screen.document(&json!({"groups": groups}));
     }

@@ -11,6 +11,7 @@ use super::DONE;
 use crate::connect::Context;
 use crate::errors::Failure;
 use crate::fleet::{Fleet, Served};
+use crate::overview::views;
 use crate::print::many;
 use crate::time;
 
@@ -63,7 +64,7 @@ pub async fn run(context: &Context, verb: QueueVerb) -> Result<u8, Failure> {
     let store = context.store().await?;
     match verb {
         QueueVerb::List => {
-            let views = views(context, &store).await?;
+            let views = views(&store, &context.queues(&store).await?).await?;
             if context.screen.json {
                 context.screen.document(&json!({"queues": views}))?;
             } else {
@@ -77,15 +78,6 @@ pub async fn run(context: &Context, verb: QueueVerb) -> Result<u8, Failure> {
         QueueVerb::Set(args) => set(context, &store, &args).await?,
     }
     DONE
-}
-
-/// Every queue in numbers.
-pub async fn views(context: &Context, store: &Store) -> Result<Vec<QueueView>, Failure> {
-    let mut views = Vec::new();
-    for queue in context.queues(store).await? {
-        views.push(store.overview(&queue).await?);
-    }
-    Ok(views)
 }
 
 pub fn table(context: &Context, views: &[QueueView]) -> Result<(), Failure> {

@@ -1,31 +1,20 @@
 //! `status`: store, fleet and queues at a glance.
 
-use serde_json::json;
-
 use super::{DONE, queue};
 use crate::connect::Context;
 use crate::errors::Failure;
-use crate::fleet::Fleet;
+use crate::overview::Overview;
 
 pub async fn run(context: &Context) -> Result<u8, Failure> {
     let store = context.store().await?;
-    let (durability, fleet) = (store.durability().await?, Fleet::read(&store).await?);
-    let queues = queue::views(context, &store).await?;
+    let overview = Overview::read(&store, &context.queues(&store).await?).await?;
     let screen = context.screen;
     let url = context.settings().store.url.to_string();
     if screen.json {
-        screen.document(&json!({
-            "store": {
-                "url": url,
-                "kind": store.kind(),
-                "durability": durability.level,
-                "durability_why": durability.why,
-            },
-            "hosts": fleet.records,
-            "queues": queues,
-        }))?;
+        screen.document(&overview.document(&store, &url))?;
         return DONE;
     }
+    let Overview { durability, fleet, queues } = overview;
     screen.line(&format!("store  {url}"))?;
     screen
         .line(&format!("       an acknowledged job survives: {} ({})", durability.level, durability.why))?;

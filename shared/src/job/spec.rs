@@ -127,7 +127,24 @@ pub struct Limits {
 /// # Errors
 /// When the text is no JSON object of a job, or a field is out of bounds.
 pub fn parse(text: &str, limits: &Limits) -> Result<NewJob, SpecError> {
-    let raw: RawJob = serde_json::from_str(text).map_err(|error| SpecError::Json(error.to_string()))?;
+    parse_named(text, None, limits)
+}
+
+/// As [`parse`], with the id that the way in was told beside the text.
+///
+/// # Errors
+/// As [`parse`]; and when the text names another id.
+pub fn parse_named(text: &str, id: Option<&JobId>, limits: &Limits) -> Result<NewJob, SpecError> {
+    let mut raw: RawJob = serde_json::from_str(text).map_err(|error| SpecError::Json(error.to_string()))?;
+    if let Some(id) = id {
+        let named = raw.id.get_or_insert_with(|| id.to_string());
+        if named != id.as_str() {
+            return Err(SpecError::field(
+                "id",
+                format!("is {named:?}, but the call names {:?}", id.as_str()),
+            ));
+        }
+    }
     let payload = compact(raw.payload.get())?;
     let fields = Fields {
         id: raw.id,
@@ -383,6 +400,16 @@ mod tests {
         );
         let deep_enough = format!(r#"{{"payload":{}1{}}}"#, "[".repeat(64), "]".repeat(64));
         assert!(parse(&deep_enough, &limits()).is_ok());
+    }
+
+    #[test]
+    fn an_id_beside_the_text_is_the_id() {
+        let id = JobId::new("a").unwrap();
+        for text in [r#"{"payload":1}"#, r#"{"payload":1,"id":"a"}"#] {
+            assert_eq!(parse_named(text, Some(&id), &limits()).unwrap().id, id);
+        }
+        let other = parse_named(r#"{"payload":1,"id":"b"}"#, Some(&id), &limits()).unwrap_err();
+        assert_eq!(other.to_string(), r#"id: is "b", but the call names "a""#);
     }
 
     #[test]
