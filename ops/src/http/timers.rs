@@ -216,8 +216,10 @@ fn empty(status: StatusCode, id: &str, result: Result<()>) -> Response {
             let reason = printable(&refusal.line());
             let refused = refusal.into_response();
             let mut response = refused.status().into_response();
-            if let Some(wait) = refused.headers().get(header::RETRY_AFTER) {
-                response.headers_mut().insert(header::RETRY_AFTER, wait.clone());
+            for name in [header::RETRY_AFTER, header::CONNECTION] {
+                if let Some(value) = refused.headers().get(&name) {
+                    response.headers_mut().insert(name, value.clone());
+                }
             }
             if let Ok(reason) = HeaderValue::from_str(&reason) {
                 response.headers_mut().insert(REASON, reason);
