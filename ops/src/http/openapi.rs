@@ -124,13 +124,19 @@ pub(super) struct Success<T: ToSchema> {
     data: T,
 }
 
-pub(super) type JobAnswer = Success<JobDocument>;
-pub(super) type JobsAnswer = Success<JobsPage>;
-pub(super) type DeadAnswer = Success<JobsPage>;
-pub(super) type QueueAnswer = Success<QueueDocument>;
-pub(super) type QueuesAnswer = Success<QueuesDocument>;
-pub(super) type FleetAnswer = Success<Value>;
-pub(super) type ScalingAnswer = Success<Value>;
+/// The object of `status --json`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FleetDocument {
+    store: BTreeMap<String, String>,
+    hosts: Vec<Value>,
+    queues: Vec<QueueDocument>,
+}
+
+/// What each pool on each host wants, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ScalingDocument {
+    pools: Vec<Value>,
+}
 
 /// Something is wrong with the call: reasons by field.
 #[derive(Debug, Serialize, ToSchema)]
