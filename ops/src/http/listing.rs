@@ -13,7 +13,7 @@ use super::Shared;
 use super::access::Caller;
 use super::answer::{Refusal, Result, success};
 use super::extract::{InQueue, Params, number};
-use super::openapi::{DeadAnswer, Fail, JobsAnswer};
+use super::openapi::{Fail, JobsPage, Success};
 use crate::causes::Causes;
 use crate::walk::{Filter, Listing, PAGE, Section};
 
@@ -42,7 +42,7 @@ pub(super) struct JobsQuery {
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}/jobs", tag = "jobs",
     params(("queue" = String, Path), JobsQuery),
-    responses((status = 200, body = JobsAnswer), (status = 400, body = Fail), (status = 404, body = Fail))
+    responses((status = 200, body = Success<JobsPage>), (status = 400, body = Fail), (status = 404, body = Fail))
 )]
 pub(super) async fn jobs(
     State(api): Shared,
@@ -100,7 +100,7 @@ pub(super) struct DeadQuery {
 /// List dead letters from the newest, or by the cause that they share.
 #[utoipa::path(
     get, path = "/api/v1/dead", tag = "jobs", params(DeadQuery),
-    responses((status = 200, body = DeadAnswer), (status = 400, body = Fail), (status = 404, body = Fail))
+    responses((status = 200, body = Success<JobsPage>), (status = 400, body = Fail), (status = 404, body = Fail))
 )]
 pub(super) async fn dead(
     State(api): Shared,
