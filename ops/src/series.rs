@@ -389,7 +389,7 @@ impl Watcher {
         }
         for (name, pool) in &outlook.pools {
             let shown = PoolSample {
-                workers: Some(pool.workers.values().map(|count| f64::from(*count)).sum()),
+                workers: Some(f64::from(pool.workers.values().sum::<u32>())),
                 busy: Some(f64::from(pool.busy)),
                 desired: Some(f64::from(pool.desired)),
             };
