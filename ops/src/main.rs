@@ -7,6 +7,7 @@
 //! connect    settings and store, as a verb needs them
 //! errors     from any failure to one exit code and one message
 //! intake      raw jobs out of the Redis inboxes
+//! service    what a systemd unit or a launchd property list says
 //! print      the only writer to standard output and standard error
 //! ```
 //!
@@ -22,6 +23,7 @@ mod fleet;
 mod intake;
 mod print;
 mod roles;
+mod service;
 mod time;
 
 use std::ffi::OsString;
