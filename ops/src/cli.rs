@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use roundsman_shared::exit;
 
-use crate::commands::{about, bench, config, dead, enqueue, job, queue};
+use crate::commands::{about, bench, config, dead, enqueue, job, queue, service};
 use crate::print;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -82,6 +82,9 @@ pub enum Verb {
     /// Show and check the settings.
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    /// Run as a service of the machine or of a user: under systemd or launchd.
+    #[command(subcommand)]
+    Service(service::ServiceVerb),
     /// Measure enqueue, pull and the whole way on this store.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.

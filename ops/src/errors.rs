@@ -11,6 +11,8 @@ use roundsman_shared::settings::SettingsError;
 use roundsman_shared::settings::units::UnitError;
 use roundsman_shared::store::StoreError;
 
+use crate::service::control::ControlError;
+
 /// Why a verb did not do what it was asked.
 #[derive(Debug)]
 pub struct Failure {
@@ -127,6 +129,12 @@ impl From<SpecError> for Failure {
 
 impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
+        Self::failed(chain(&error))
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
         Self::failed(chain(&error))
     }
 }

@@ -12,6 +12,7 @@
 //! dashboard  the pages, as files of this binary
 //! exposition metrics as text;  series: the recent past in steps
 //! walk       pages of jobs;  causes: dead letters by cause;  overview: store, fleet and queues at a glance
+//! service    what a systemd unit or a launchd property list says
 //! print      the only writer to standard output and standard error
 //! ```
 //!
@@ -36,6 +37,7 @@ mod part;
 mod print;
 mod roles;
 mod series;
+mod service;
 mod time;
 mod walk;
 

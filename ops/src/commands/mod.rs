@@ -13,6 +13,7 @@ pub mod find;
 pub mod job;
 pub mod list;
 pub mod queue;
+pub mod service;
 pub mod show;
 pub mod status;
 pub mod wait;
@@ -71,6 +72,7 @@ fn dispatch(globals: Globals, verb: Verb) -> Result<u8, Failure> {
             let context = context(&globals)?;
             on_runtime(bench::run(&context, args))
         }
+        Verb::Service(verb) => on_runtime(service::run(&globals, verb)),
         Verb::Doctor => {
             let context = context(&globals)?;
             on_runtime(doctor::run(&context))
