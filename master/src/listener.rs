@@ -7,7 +7,8 @@
 //! pulse, once a second ┘─→ Pulse ───────────→ loop ─→ scaling, upkeep
 //! ```
 //!
-//! A queue in which nothing waits or runs is only glanced at, for one command a second, until that shows any change.
+//! A queue in which nothing waits or runs is only glanced at, for one command, until that shows any change: once a
+//! second, or in every other second where there are several queues, since a hint that is lost is rare.
 //!
 //! A pulse is also what is learned from an alarm that rang: the next due time of the queue. Pulses run beside the
 //! listening, one at a time a queue, so that a slow store delays no hint.
@@ -76,6 +77,7 @@ pub(crate) fn start(
             pulsing: BTreeSet::new(),
             again: BTreeSet::new(),
             asleep: BTreeMap::new(),
+            odd: false,
             blind: false,
         };
         listener.serve(inbox).await;
@@ -144,6 +146,8 @@ struct Listener {
     again: BTreeSet<QueueName>,
     /// Queues in which nothing waited or ran when they were looked at last: what was seen, and when.
     asleep: BTreeMap<QueueName, (Glimpse, Mono)>,
+    /// Whose turn it is of the queues that are glanced at: those at even or at odd places.
+    odd: bool,
     blind: bool,
 }
 
@@ -204,12 +208,16 @@ impl Listener {
     /// Once a second.
     fn watch(&mut self) {
         let now = Mono::now();
-        for queue in self.queues.clone() {
+        self.odd = !self.odd;
+        let several = self.queues.len() > 1;
+        for (place, queue) in self.queues.clone().into_iter().enumerate() {
             let sleeps = self.asleep.get(&queue).is_some_and(|(_, at)| now.since(*at) < LOOK_ASLEEP);
             if !sleeps {
                 self.look(queue);
             } else if queue.as_str() == reply::QUEUE {
                 // Mostly empty, and its jobs are announced by the step that makes them: it costs nothing in between.
+            } else if several && (place % 2 == 1) != self.odd {
+                // It is not its turn.
             } else if self.pulsing.insert(queue.clone()) {
                 let store = self.store.clone();
                 self.pulses.spawn(async move {

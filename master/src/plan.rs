@@ -359,7 +359,8 @@ mod tests {
         let on = plan(&[]);
         assert_eq!(on.pools.keys().collect::<Vec<_>>(), ["(http)", "default", "timers"]);
         assert_eq!(queues(&on), ["default", "timers"]);
-        assert!(matches!(on.pools["timers"].work, Work::Handler(HandlerSpec::Callback { .. })));
+        let Work::Handler(handler) = &on.pools["timers"].work else { panic!("a handler") };
+        assert!(matches!(**handler, HandlerSpec::Callback { .. }));
         let off = plan(&[("http.listen", "")]);
         assert_eq!(off.pools.keys().collect::<Vec<_>>(), ["default"]);
         let served = plan(&[("pools.p.queues", "[\"timers\"]")]);

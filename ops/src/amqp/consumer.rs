@@ -7,10 +7,10 @@
 //!                                                     ▲          │ full, or the store away   │
 //!                                                     └──────────┴── stays held, tried again ┘
 //! ```
-//! At most `prefetch` messages are held. While one batch is stored the next arrives; a batch is whatever has. The broker
-//! is told only after the store has answered, with one ack for all of a batch. Tags are the channel's own: what is held
-//! goes with it, and the broker delivers it again. While the store takes nothing, what is held stays held, and no new
-//! channel is opened: each delivery counts against the limit that a quorum queue may have.
+//! At most `prefetch` messages are held. While one batch is stored the next arrives; a batch is whatever has, up to half of
+//! the prefetch. The broker is told only after the store has answered, with one ack for all of a batch. Tags are the
+//! channel's own: what is held goes with it, and the broker delivers it again. While the store takes nothing, what is held
+//! stays held, and no new channel is opened: each delivery counts against the limit that a quorum queue may have.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -279,12 +279,14 @@ impl Line<'_> {
         Ok(())
     }
 
-    /// Sends all that waits to the store, unless some is on its way, or it was told to wait.
+    /// Sends what waits to the store, unless some is on its way, or it was told to wait.
     fn launch(&mut self) {
         if self.flight.is_some() || self.retry.is_some() || self.waiting.is_empty() {
             return;
         }
-        let batch: Vec<Held> = self.waiting.drain(..).collect();
+        // Half of what may be held, so that the rest arrives meanwhile.
+        let most = usize::from(self.intake.of.prefetch).div_ceil(2).min(self.waiting.len());
+        let batch: Vec<Held> = self.waiting.drain(..most).collect();
         let (store, queue) = (self.intake.store.clone(), self.intake.of.queue.clone());
         let (max_waiting, rejects) = (self.intake.policy.max_waiting, self.rejects);
         self.flight = Some(Box::pin(async move {

@@ -11,6 +11,9 @@ use super::answer::{Refusal, Result};
 /// For a whole body that is gathered, and between two pieces of one that is streamed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Of a body that is too long, so many bytes more are read before it is refused.
+const DRAINED: usize = 64 * 1024 * 1024;
+
 /// A body's pieces.
 #[derive(Debug)]
 pub(super) struct Pieces {
@@ -32,6 +35,7 @@ impl Pieces {
             let frame = frame.map_err(|error| Refusal::bad("body", format!("breaks off: {error}")))?;
             let Ok(bytes) = frame.into_data() else { continue };
             if bytes.len() > self.left {
+                self.drain().await;
                 return Err(Refusal::fail(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     "body",
@@ -41,6 +45,19 @@ impl Pieces {
             self.left -= bytes.len();
             return Ok(Some(bytes));
         }
+    }
+
+    /// Reads on for a while: a client that is still sending would not see the answer, since what is sent to a closed
+    /// connection resets it.
+    async fn drain(&mut self) {
+        let read_on = async {
+            let mut left = DRAINED;
+            while let Some(Ok(frame)) = self.body.frame().await {
+                let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+                left = rest;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, read_on).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use roundsman_shared::clock::Wall;
 use roundsman_shared::job::spec::{self, Limits};
@@ -21,10 +21,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{Refusal, Result, answer};
 use super::body::{self, Pieces};
 use super::extract::{InQueue, Params};
-use super::openapi::{Broken, Fail, JobAnswer, JobDocument, NewJobDocument, Success};
+use super::openapi::{Broken, Fail, JobDocument, NewJobDocument, Success};
 use super::wait::{patience, until_ended};
 use super::{Api, Shared};
 
+/// The id of a job that names none.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Beside the payload.
 pub(super) const REST: usize = 64 * 1024;
 /// Of an array, which is held as a whole.
@@ -83,8 +85,8 @@ pub(super) struct ItemResults {
         ("Idempotency-Key" = Option<String>, Header, description = "The id of the job, for one that names none")),
     request_body(content = NewJobDocument, description = "A job, or an array of jobs"),
     responses(
-        (status = 201, description = "It was stored", body = JobAnswer),
-        (status = 200, description = "It was there already", body = JobAnswer),
+        (status = 201, description = "It was stored", body = Success<JobDocument>),
+        (status = 200, description = "It was there already", body = Success<JobDocument>),
         (status = 207, description = "Of many, what became of each", body = Success<ItemResults>),
         (status = 400, description = "Something is wrong with it", body = Fail),
         (status = 409, description = "The id is taken by other content", body = Fail),
@@ -103,7 +105,14 @@ pub(super) async fn enqueue(
     let policy = api.policy(&queue).await?;
     let (head, body) = request.into_parts();
     let one_most = max_payload(&policy).saturating_add(REST);
+    let one_only = || {
+        if head.headers.contains_key(KEY) {
+            return Err(Refusal::bad("Idempotency-Key", "names one job: give each of many its own \"id\""));
+        }
+        Ok(())
+    };
     if is_lines(&head.headers) {
+        one_only()?;
         let mut many = Many::new(&api, &queue, &policy, wait);
         lines(&mut many, Pieces::new(body, LINES_BYTES)).await?;
         return many.answer().await;
@@ -111,6 +120,7 @@ pub(super) async fn enqueue(
     let _room = api.room_for(&head.headers).await?;
     let text = body::text(body, ARRAY_BYTES.max(one_most)).await?;
     if text.trim_start().starts_with('[') {
+        one_only()?;
         let items: Vec<&RawValue> = serde_json::from_str(&text)
             .map_err(|error| Refusal::bad("body", format!("is no JSON: {error}")))?;
         let mut many = Many::new(&api, &queue, &policy, wait);
@@ -144,7 +154,7 @@ pub(super) fn limits(policy: &Policy) -> Limits {
 
 /// One job, with the id that a header gives it.
 fn parse(text: &str, headers: &HeaderMap, policy: &Policy) -> Result<NewJob> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(spec::parse(text, &limits(policy))?) };
+    let Some(key) = headers.get(KEY) else { return Ok(spec::parse(text, &limits(policy))?) };
     let key = key.to_str().unwrap_or_default();
     // The draft writes it as a quoted string.
     let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);

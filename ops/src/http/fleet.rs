@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::access::Caller;
 use super::answer::{Result, success};
-use super::openapi::{Fail, FleetAnswer, ScalingAnswer};
+use super::openapi::{Fail, FleetDocument, ScalingDocument, Success};
 use crate::fleet::Fleet;
 use crate::overview::Overview;
 
 /// Store, hosts, pools, workers and queues: the object of `status --json`.
 #[utoipa::path(
     get, path = "/api/v1/fleet", tag = "fleet",
-    responses((status = 200, body = FleetAnswer),
+    responses((status = 200, body = Success<FleetDocument>),
         (status = 403, description = "The token is for some queues only", body = Fail))
 )]
 pub(super) async fn fleet(State(api): Shared, Extension(caller): Extension<Caller>) -> Result {
@@ -26,7 +26,7 @@ pub(super) async fn fleet(State(api): Shared, Extension(caller): Extension<Calle
 /// How many workers each pool wants, and why.
 #[utoipa::path(
     get, path = "/api/v1/scaling", tag = "fleet",
-    responses((status = 200, body = ScalingAnswer),
+    responses((status = 200, body = Success<ScalingDocument>),
         (status = 403, description = "The token is for some queues only", body = Fail))
 )]
 pub(super) async fn scaling(State(api): Shared, Extension(caller): Extension<Caller>) -> Result {

@@ -20,7 +20,7 @@ use super::answer::{Refusal, Result, success};
 use super::body;
 use super::enqueue::{REST, max_payload};
 use super::extract::{OneJob, Params};
-use super::openapi::{ExplainAnswer, Fail, JobAnswer};
+use super::openapi::{ExplainDocument, Fail, JobDocument, Success};
 use super::wait::{patience, until_ended};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -35,7 +35,7 @@ pub(super) struct WaitQuery {
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}/jobs/{id}", tag = "jobs",
     params(("queue" = String, Path), ("id" = String, Path), WaitQuery),
-    responses((status = 200, body = JobAnswer), (status = 404, body = Fail))
+    responses((status = 200, body = Success<JobDocument>), (status = 404, body = Fail))
 )]
 pub(super) async fn show(State(api): Shared, job: OneJob, Params(query): Params<WaitQuery>) -> Result {
     let OneJob { queue, id } = job;
@@ -50,7 +50,7 @@ pub(super) async fn show(State(api): Shared, job: OneJob, Params(query): Params<
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}/jobs/{id}/explain", tag = "jobs",
     params(("queue" = String, Path), ("id" = String, Path)),
-    responses((status = 200, body = ExplainAnswer), (status = 404, body = Fail))
+    responses((status = 200, body = Success<ExplainDocument>), (status = 404, body = Fail))
 )]
 pub(super) async fn explain(State(api): Shared, job: OneJob) -> Result {
     let OneJob { queue, id } = job;
@@ -150,7 +150,7 @@ impl Change {
     patch, path = "/api/v1/queues/{queue}/jobs/{id}", tag = "jobs",
     params(("queue" = String, Path), ("id" = String, Path)),
     request_body = Change,
-    responses((status = 200, body = JobAnswer), (status = 400, body = Fail), (status = 404, body = Fail),
+    responses((status = 200, body = Success<JobDocument>), (status = 400, body = Fail), (status = 404, body = Fail),
         (status = 409, description = "It does not wait any more", body = Fail))
 )]
 pub(super) async fn change(State(api): Shared, job: OneJob, request: Request) -> Result {
@@ -184,7 +184,7 @@ pub(super) async fn change(State(api): Shared, job: OneJob, request: Request) ->
 #[utoipa::path(
     delete, path = "/api/v1/queues/{queue}/jobs/{id}", tag = "jobs",
     params(("queue" = String, Path), ("id" = String, Path)),
-    responses((status = 200, body = JobAnswer), (status = 404, body = Fail),
+    responses((status = 200, body = Success<JobDocument>), (status = 404, body = Fail),
         (status = 409, description = "It has ended already", body = Fail))
 )]
 pub(super) async fn cancel(State(api): Shared, OneJob { queue, id }: OneJob) -> Result {
@@ -200,7 +200,7 @@ pub(super) async fn cancel(State(api): Shared, OneJob { queue, id }: OneJob) -> 
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/jobs/{id}/retry", tag = "jobs",
     params(("queue" = String, Path), ("id" = String, Path)),
-    responses((status = 200, body = JobAnswer), (status = 404, body = Fail),
+    responses((status = 200, body = Success<JobDocument>), (status = 404, body = Fail),
         (status = 409, description = "Its state does not allow it", body = Fail))
 )]
 pub(super) async fn retry(State(api): Shared, OneJob { queue, id }: OneJob) -> Result {

@@ -14,7 +14,7 @@ use super::access::Caller;
 use super::answer::{Refusal, Result, success};
 use super::extract::{InQueue, Params, number};
 use super::jobs::look;
-use super::openapi::{DeadAnswer, Fail, JobsAnswer};
+use super::openapi::{Fail, JobsPage, Success};
 use super::{Api, Shared};
 use crate::causes::Causes;
 use crate::walk::{Filter, Listing, PAGE, Section};
@@ -44,7 +44,7 @@ pub(super) struct JobsQuery {
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}/jobs", tag = "jobs",
     params(("queue" = String, Path), JobsQuery),
-    responses((status = 200, body = JobsAnswer), (status = 400, body = Fail), (status = 404, body = Fail))
+    responses((status = 200, body = Success<JobsPage>), (status = 400, body = Fail), (status = 404, body = Fail))
 )]
 pub(super) async fn jobs(
     State(api): Shared,
@@ -98,7 +98,7 @@ pub(super) struct AllQuery {
 /// List the jobs of all queues, a page at a time.
 #[utoipa::path(
     get, path = "/api/v1/jobs", tag = "jobs", params(AllQuery),
-    responses((status = 200, body = JobsAnswer), (status = 400, body = Fail), (status = 404, body = Fail))
+    responses((status = 200, body = Success<JobsPage>), (status = 400, body = Fail), (status = 404, body = Fail))
 )]
 pub(super) async fn all(
     State(api): Shared,
@@ -172,7 +172,7 @@ pub(super) struct DeadQuery {
 /// List dead letters from the newest, or by the cause that they share.
 #[utoipa::path(
     get, path = "/api/v1/dead", tag = "jobs", params(DeadQuery),
-    responses((status = 200, body = DeadAnswer), (status = 400, body = Fail), (status = 404, body = Fail))
+    responses((status = 200, body = Success<JobsPage>), (status = 400, body = Fail), (status = 404, body = Fail))
 )]
 pub(super) async fn dead(
     State(api): Shared,

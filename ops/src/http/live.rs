@@ -28,7 +28,7 @@ use tokio::time::MissedTickBehavior;
 use super::access::Caller;
 use super::answer::{Refusal, Result, success};
 use super::extract::Params;
-use super::openapi::{Fail, SeriesAnswer};
+use super::openapi::{Fail, SeriesDocument, Success};
 use super::{Api, Shared};
 use crate::exposition::{self, Scrape};
 use crate::overview::{Overview, views};
@@ -192,7 +192,7 @@ pub(super) struct Piece {
 /// The recent past of queues and pools in equal steps; `null` where nothing is known.
 #[utoipa::path(
     get, path = "/api/v1/series", tag = "fleet", params(Piece),
-    responses((status = 200, body = SeriesAnswer), (status = 400, body = Fail),
+    responses((status = 200, body = Success<SeriesDocument>), (status = 400, body = Fail),
         (status = 403, description = "The token is for some queues only", body = Fail))
 )]
 pub(super) async fn series(

@@ -135,15 +135,32 @@ pub(super) struct Success<T: ToSchema> {
     data: T,
 }
 
-pub(super) type JobAnswer = Success<JobDocument>;
-pub(super) type JobsAnswer = Success<JobsPage>;
-pub(super) type DeadAnswer = Success<JobsPage>;
-pub(super) type QueueAnswer = Success<QueueDocument>;
-pub(super) type QueuesAnswer = Success<QueuesDocument>;
-pub(super) type FleetAnswer = Success<Value>;
-pub(super) type ScalingAnswer = Success<Value>;
-pub(super) type ExplainAnswer = Success<ExplainDocument>;
-pub(super) type SeriesAnswer = Success<Value>;
+/// The object of `status --json`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FleetDocument {
+    store: BTreeMap<String, String>,
+    hosts: Vec<Value>,
+    queues: Vec<QueueDocument>,
+}
+
+/// What each pool on each host wants, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ScalingDocument {
+    pools: Vec<Value>,
+}
+
+/// The recent past in equal steps: name → line → a value a step, `null` where nothing is known.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SeriesDocument {
+    /// Unix milliseconds.
+    from: i64,
+    to: i64,
+    /// Milliseconds.
+    step: i64,
+    t: Vec<i64>,
+    queues: BTreeMap<String, BTreeMap<String, Vec<Option<f64>>>>,
+    pools: BTreeMap<String, BTreeMap<String, Vec<Option<f64>>>>,
+}
 
 /// Something is wrong with the call: reasons by field.
 #[derive(Debug, Serialize, ToSchema)]

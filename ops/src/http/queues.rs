@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::access::Caller;
 use super::answer::{Refusal, Result, success};
 use super::extract::InQueue;
-use super::openapi::{Fail, QueueAnswer, QueuesAnswer};
+use super::openapi::{Fail, QueueDocument, QueuesDocument, Success};
 use super::{Api, Shared};
 use crate::overview::views;
 
@@ -33,7 +33,7 @@ impl Api {
 }
 
 /// List the queues in numbers.
-#[utoipa::path(get, path = "/api/v1/queues", tag = "queues", responses((status = 200, body = QueuesAnswer)))]
+#[utoipa::path(get, path = "/api/v1/queues", tag = "queues", responses((status = 200, body = Success<QueuesDocument>)))]
 pub(super) async fn list(State(api): Shared, Extension(caller): Extension<Caller>) -> Result {
     let queues = api.queues(&caller).await?;
     Ok(success(json!({"queues": views(api.store()?, &queues).await?})))
@@ -42,7 +42,7 @@ pub(super) async fn list(State(api): Shared, Extension(caller): Extension<Caller
 /// A queue in numbers, with its settings.
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}", tag = "queues", params(("queue" = String, Path)),
-    responses((status = 200, body = QueueAnswer), (status = 404, body = Fail))
+    responses((status = 200, body = Success<QueueDocument>), (status = 404, body = Fail))
 )]
 pub(super) async fn show(State(api): Shared, InQueue(queue): InQueue) -> Result {
     api.demand_queue(&queue).await?;
@@ -64,7 +64,7 @@ pub(super) async fn show(State(api): Shared, InQueue(queue): InQueue) -> Result 
 /// Let no further job of the queue start; running ones go on.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/pause", tag = "queues", params(("queue" = String, Path)),
-    responses((status = 200, body = QueueAnswer), (status = 404, body = Fail))
+    responses((status = 200, body = Success<QueueDocument>), (status = 404, body = Fail))
 )]
 pub(super) async fn pause(State(api): Shared, InQueue(queue): InQueue) -> Result {
     set_paused(&api, &queue, true).await
@@ -73,7 +73,7 @@ pub(super) async fn pause(State(api): Shared, InQueue(queue): InQueue) -> Result
 /// Let jobs of the queue start again.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/resume", tag = "queues", params(("queue" = String, Path)),
-    responses((status = 200, body = QueueAnswer), (status = 404, body = Fail))
+    responses((status = 200, body = Success<QueueDocument>), (status = 404, body = Fail))
 )]
 pub(super) async fn resume(State(api): Shared, InQueue(queue): InQueue) -> Result {
     set_paused(&api, &queue, false).await

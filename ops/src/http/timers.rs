@@ -29,7 +29,7 @@ use utoipa::ToSchema;
 use super::answer::{Refusal, Result, success};
 use super::enqueue::{REST, limits, max_payload};
 use super::jobs::look;
-use super::openapi::{Fail, JobAnswer};
+use super::openapi::{Fail, JobDocument, Success};
 use super::{Api, Shared, body};
 
 /// Why a call was refused.
@@ -186,7 +186,7 @@ async fn cancelled(api: &Api, id: &str, body: Body) -> Result<()> {
 /// Look at a timer: the job that it is.
 #[utoipa::path(
     get, path = "/timer/{id}", tag = "timers", params(("id" = String, Path)),
-    responses((status = 200, body = JobAnswer), (status = 404, body = Fail))
+    responses((status = 200, body = Success<JobDocument>), (status = 404, body = Fail))
 )]
 pub(super) async fn show(State(api): Shared, TimerId(id): TimerId) -> Result {
     let (queue, id) = (queue()?, JobId::new(&id).map_err(|_wrong| unknown(&id))?);
@@ -216,8 +216,10 @@ fn empty(status: StatusCode, id: &str, result: Result<()>) -> Response {
             let reason = printable(&refusal.line());
             let refused = refusal.into_response();
             let mut response = refused.status().into_response();
-            if let Some(wait) = refused.headers().get(header::RETRY_AFTER) {
-                response.headers_mut().insert(header::RETRY_AFTER, wait.clone());
+            for name in [header::RETRY_AFTER, header::CONNECTION] {
+                if let Some(value) = refused.headers().get(&name) {
+                    response.headers_mut().insert(name, value.clone());
+                }
             }
             if let Ok(reason) = HeaderValue::from_str(&reason) {
                 response.headers_mut().insert(REASON, reason);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection};
@@ -149,6 +149,7 @@ async fn consume(connection: &Connection, from: &str, messages: usize) -> lapin:
         }
     }
     let took = first.map_or(Duration::MAX, |first| Mono::now().since(first));
+    channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
     channel.close(200, ShortString::default()).await?;
     Ok(rate(taken - tenth, took))
 }
