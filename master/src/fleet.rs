@@ -450,8 +450,7 @@ impl Fleet {
     fn outlook(&self) -> Outlook {
         let queues = self.seen.iter().take(MOST_QUEUES).map(|(name, seen)| (name.to_string(), *seen));
         let is_shown = |name: &Arc<str>, crew: &Crew| &**name != REPLIES || !crew.hands.is_empty();
-        let pools =
-            self.crews.iter().filter(|(name, crew)| !crew.plan.is_part() && is_shown(name, crew));
+        let pools = self.crews.iter().filter(|(name, crew)| !crew.plan.is_part() && is_shown(name, crew));
         let pool = |(name, crew): (&Arc<str>, &Crew)| {
             let mut pool = PoolOutlook { desired: crew.decision.target, ..PoolOutlook::default() };
             for life in crew.lives() {

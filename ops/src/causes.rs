@@ -17,6 +17,8 @@ pub struct Group {
     pub error: String,
     pub count: u64,
     pub queues: BTreeMap<String, u64>,
+    /// When the oldest of them ended, of those looked at.
+    pub oldest: Option<i64>,
     /// When the newest of them ended.
     pub newest: Option<i64>,
     /// The newest, as `QUEUE/ID`, to look at.
@@ -49,11 +51,13 @@ impl Causes {
                     error,
                     count: 0,
                     queues: BTreeMap::new(),
+                    oldest: found.progress.ended,
                     newest: None,
                     example: name.clone(),
                 });
                 group.count += 1;
                 *group.queues.entry(found.queue.to_string()).or_default() += 1;
+                group.oldest = group.oldest.min(found.progress.ended);
                 if found.progress.ended > group.newest {
                     group.newest = found.progress.ended;
                     group.example = name;

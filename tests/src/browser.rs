@@ -18,6 +18,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,7 +41,7 @@ pub struct Browser {
     child: Child,
     link: RefCell<Link>,
     /// Its profile.
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Browser {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let output = read(output.expect("a pipe"));
         let link = Link { input, output, session: None, calls: 0, complaints: Vec::new() };
-        let browser = Self { child, link: RefCell::new(link), folder };
+        let browser = Self { child, link: RefCell::new(link), _folder: folder };
         browser.attach();
         browser.resize(width, height);
         browser
@@ -246,7 +248,8 @@ impl Browser {
     fn picture(&self) -> Result<PathBuf, String> {
         let call = json!({"format": "png", "captureBeyondViewport": true});
         let picture = self.link.borrow_mut().call("Page.captureScreenshot", &call)?;
-        let bytes = base64(picture["data"].as_str().unwrap_or_default());
+        let bytes = STANDARD.decode(picture["data"].as_str().unwrap_or_default());
+        let bytes = bytes.map_err(|error| error.to_string())?;
         let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
         let folder = std::env::temp_dir().join("roundsman-dashboard");
         let file = folder.join(format!("{name}.png"));
@@ -271,7 +274,6 @@ impl Drop for Browser {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        let _ = self.folder.path();
     }
 }
 
@@ -326,34 +328,13 @@ fn read(output: ChildStdout) -> Receiver<Value> {
     let (messages, inbox) = sync_channel(AHEAD);
     std::thread::spawn(move || {
         for message in BufReader::new(output).split(0) {
-            let Some(message) = message.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) else { return };
+            let Some(message) = message.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) else {
+                return;
+            };
             if messages.send(message).is_err() {
                 return;
             }
         }
     });
     inbox
-}
-
-/// The bytes that a text of base64 stands for; what is no base64 is left out.
-fn base64(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut held, mut bits) = (0_u32, 0);
-    for c in text.bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => continue,
-        };
-        held = (held << 6) | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits).to_le_bytes()[0]);
-        }
-    }
-    bytes
 }

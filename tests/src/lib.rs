@@ -1,7 +1,7 @@
 //! Roundsman from outside: what tests, benchmarks and chaos runs share.
 //!
 //! - fixtures that start real programs and take them down with the test: [`redis_server`], [`rabbit_server`],
-//!   [`tree`]; and [`receiver`], small servers made here; a broker's other user ([`amqp_client`]), and what stands between it
+//!   [`tree`], [`browser`]; and [`receiver`], small servers made here; a broker's other user ([`amqp_client`]), and what stands between it
 //!   and ours ([`amqp_proxy`])
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
@@ -12,6 +12,7 @@
 
 pub mod amqp_client;
 pub mod amqp_proxy;
+pub mod browser;
 pub mod checker;
 pub mod history;
 pub mod model;

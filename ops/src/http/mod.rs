@@ -281,7 +281,7 @@ mod tests {
     fn each_call_needs_its_role() {
         let needed =
             |method, path| needs(&method, path).map(|(access, queue)| (access, queue.unwrap_or_default()));
-        for path in ["/livez", "/readyz", "/ping", "/ping/"] {
+        for path in ["/livez", "/readyz", "/ping", "/ping/", "/", "/dashboard/main.js"] {
             assert_eq!(needed(Method::GET, path), None, "{path}");
         }
         for (method, path, access, queue) in [
@@ -291,6 +291,7 @@ mod tests {
             (Method::PATCH, "/api/v1/queues/a/jobs/b", Access::Operate, "a"),
             (Method::POST, "/api/v1/queues/a/pause", Access::Operate, "a"),
             (Method::GET, "/openapi.json", Access::Read, ""),
+            (Method::GET, "/api/v1/jobs", Access::Read, ""),
             (Method::GET, "/timer/x", Access::Read, "timers"),
             (Method::POST, "/timer/", Access::Operate, "timers"),
             (Method::DELETE, "/livez/x", Access::Operate, ""),

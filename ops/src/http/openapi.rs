@@ -195,6 +195,7 @@ pub(super) fn router() -> Router<Arc<Api>> {
         .routes(routes!(jobs::show, jobs::change, jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(jobs::explain))
+        .routes(routes!(listing::all))
         .routes(routes!(queues::list))
         .routes(routes!(queues::show))
         .routes(routes!(queues::pause))

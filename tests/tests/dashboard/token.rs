@@ -1,0 +1,32 @@
+//! Where the API wants a token, the page asks for it, and keeps it for the tab.
+
+use crate::rig::{Rig, Store};
+
+/// SHA-256 of `open sesame`.
+const HASH: &str = "41ef4bb0b23661e66301aac36066912dac037827b4ae63a7b1165a5aa93ed4eb";
+
+#[test]
+fn a_token_is_asked_for_once() {
+    let rig = Rig::with(
+        Store::Sqlite,
+        &format!("[[http.tokens]]\nname = \"reader\"\naccess = \"read\"\nhash = \"sha256:{HASH}\"\n"),
+    );
+    let browser = &rig.browser;
+    rig.ok(&["enqueue", "default", "{}", "--in", "1h"]);
+    rig.open("queues");
+    browser.see("A token is needed");
+    browser.write("wrong");
+    browser.press(&["Enter"]);
+    browser.see("The token is not known");
+    browser.write("open sesame");
+    browser.press(&["Enter"]);
+    browser.wait("document.querySelector('tbody')?.innerText.includes('default')");
+    rig.open("jobs");
+    browser.see("Page 1, 1 job");
+    assert_eq!(browser.eval("document.querySelector('dialog')"), serde_json::Value::Null, "it is kept");
+    rig.open("queues");
+    browser.click("button", "Pause default");
+    browser.click("dialog button", "Pause");
+    browser.see("it needs operate");
+    assert_eq!(rig.json(&["queue", "show", "default"])["paused"], false);
+}
