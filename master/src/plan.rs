@@ -357,14 +357,14 @@ mod tests {
     fn the_api_brings_a_pool_for_its_timers() {
         let queues = |plan: &Plan| plan.queues().iter().map(ToString::to_string).collect::<Vec<_>>();
         let on = plan(&[]);
-        assert_eq!(on.pools.keys().collect::<Vec<_>>(), ["(http)", "default", "timers"]);
-        assert_eq!(queues(&on), ["default", "timers"]);
+        assert_eq!(on.pools.keys().collect::<Vec<_>>(), ["(http)", "(replies)", "default", "timers"]);
+        assert_eq!(queues(&on), ["default", "roundsman.replies", "timers"]);
         let Work::Handler(handler) = &on.pools["timers"].work else { panic!("a handler") };
         assert!(matches!(**handler, HandlerSpec::Callback { .. }));
         let off = plan(&[("http.listen", "")]);
-        assert_eq!(off.pools.keys().collect::<Vec<_>>(), ["default"]);
+        assert_eq!(off.pools.keys().collect::<Vec<_>>(), ["(replies)", "default"]);
         let served = plan(&[("pools.p.queues", "[\"timers\"]")]);
-        assert_eq!(served.pools.keys().collect::<Vec<_>>(), ["(http)", "p"]);
+        assert_eq!(served.pools.keys().collect::<Vec<_>>(), ["(http)", "(replies)", "p"]);
     }
 
     #[test]

@@ -181,12 +181,15 @@ pub(super) async fn metrics(State(api): Shared, Extension(caller): Extension<Cal
 #[into_params(parameter_in = Query)]
 pub(super) struct Piece {
     /// Unix milliseconds; five minutes before the end if it is left out.
-    from: Option<i64>,
+    #[param(value_type = Option<i64>)]
+    from: Option<String>,
     /// Unix milliseconds; now if it is left out.
-    to: Option<i64>,
+    #[param(value_type = Option<i64>)]
+    to: Option<String>,
     /// The least length of a step in milliseconds. There are steps of 1 s, 10 s, 1 min and 10 min; the shortest that
     /// reaches back to `from` is taken.
-    step: Option<i64>,
+    #[param(value_type = Option<i64>)]
+    step: Option<String>,
 }
 
 /// The recent past of queues and pools in equal steps; `null` where nothing is known.
@@ -206,8 +209,15 @@ pub(super) async fn series(
 
 impl Live {
     fn chart(&self, piece: &Piece, now: i64) -> Result<Chart> {
-        let to = piece.to.unwrap_or(now);
-        let from = piece.from.unwrap_or_else(|| to.saturating_sub(RECENT_MS));
+        let millis = |name, text: &Option<String>| {
+            let number = |text: &String| {
+                text.parse::<i64>().map_err(|_| Refusal::bad(name, "must be a whole number of milliseconds"))
+            };
+            text.as_ref().map(number).transpose()
+        };
+        let to = millis("to", &piece.to)?.unwrap_or(now);
+        let from = millis("from", &piece.from)?.unwrap_or_else(|| to.saturating_sub(RECENT_MS));
+        let step = millis("step", &piece.step)?.unwrap_or(0);
         if from >= to {
             return Err(Refusal::bad("from", "must lie before to"));
         }
@@ -217,7 +227,7 @@ impl Live {
                 "lies beyond tomorrow, or before 1970; both are Unix milliseconds",
             ));
         }
-        let step = Series::step_for(from, now, piece.step.unwrap_or(0));
+        let step = Series::step_for(from, now, step);
         if (to - from) / (i64::from(step) * 1000) > MOST_STEPS {
             return Err(Refusal::bad("from", format!("asks for more than {MOST_STEPS} steps of {step} s")));
         }

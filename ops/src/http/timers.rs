@@ -445,8 +445,12 @@ mod tests {
     #[test]
     fn the_payload_is_a_callback_and_keeps_its_data() {
         let job = read(&timer(r#","timeout":5,"data":{"b":1.0,"a":[]},"unknown":1"#)).unwrap();
-        assert!(job.content.ends_with(
-            r#"{"transport":"http","method":"post","uri":"http://127.0.0.1/x","data":{"b":1.0,"a":[]}}"#
-        ));
+        assert!(
+            job.content.ends_with(
+                r#"{"transport":"http","method":"post","uri":"http://127.0.0.1/x","data":{"b":1.0,"a":[]}}"#
+            ),
+            "{}",
+            job.content
+        );
     }
 }

@@ -108,7 +108,8 @@ impl Found {
     /// Whether it waits though its expiry has passed.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        let passed = |spec: super::Spec| spec.expires.is_some_and(|expires| expires <= self.now);
+        let created = self.record.created_at();
+        let passed = |spec: super::Spec| spec.expiry(created).is_some_and(|expiry| expiry <= self.now);
         matches!(self.place, Place::Waiting { .. }) && self.record.decode().is_ok_and(passed)
     }
 

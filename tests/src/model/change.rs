@@ -33,7 +33,7 @@ impl Model {
             let Some(job) = queue.jobs.get(id) else { continue };
             let Kept::Waiting { score } = job.place else { continue };
             let spec = job.record.decode().expect("what was given is read");
-            if spec.expires.is_some_and(|expires| expires <= now) {
+            if spec.expiry(job.record.created_at()).is_some_and(|expiry| expiry <= now) {
                 queue.finish(id, score, (Event::Expire, FinalState::Expired), now);
                 ended += 1;
             }

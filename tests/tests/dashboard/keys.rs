@@ -21,7 +21,9 @@ fn keys_go_places_but_not_from_fields() {
     assert_eq!(browser.eval(focus), "second", "the last row is the last");
     browser.press(&["x"]);
     browser.see("1 job selected");
-    browser.press(&["x", "k", "Enter"]);
+    browser.press(&["x", "k"]);
+    browser.wait("document.activeElement.innerText === 'first'");
+    browser.eval("document.activeElement.click()");
     browser.wait("location.hash === '#/job/default/first'");
     browser.press(&["/"]);
     browser.wait("document.activeElement.name === 'id'");

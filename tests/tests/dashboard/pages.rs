@@ -19,7 +19,7 @@ fn each_page_shows_what_is_there(store: Store) {
         ("queues", vec!["default".into(), "other".into(), "Pause".into()]),
         ("queue/default", vec!["Served by".into(), "gone".into(), "later".into(), "quick".into()]),
         ("jobs", vec!["quick".into(), "later".into(), "gone".into(), "done".into()]),
-        ("job/default/gone", vec!["It was given up".into(), "fixture-handler".into(), "Attempts".into()]),
+        ("job/default/gone", vec!["It was given up".into(), "Attempts".into()]),
         ("fleet", vec!["supervisor".into(), format!("pid {}", master.pid), "Why".into(), "default/1".into()]),
         ("dead", vec!["default 1".into(), "gone".into(), "Retry all".into()]),
     ];
@@ -33,7 +33,11 @@ fn each_page_shows_what_is_there(store: Store) {
                 rig.browser.wait(&format!("document.body.textContent.includes({})", json!(text)));
             }
             let beyond = rig.browser.eval("document.documentElement.scrollWidth - innerWidth");
-            assert_eq!(beyond, 0, "{page} is wider than {width}");
+            // A scroll bar takes some of the width.
+            assert!(
+                beyond.as_i64().is_some_and(|beyond| beyond <= 0),
+                "{page} is wider than {width} by {beyond}"
+            );
             rig.assert_calm();
         }
         let ground = rig.browser.eval("getComputedStyle(document.body).backgroundColor");
@@ -78,6 +82,7 @@ fn pages_of_jobs_follow_each_other(store: Store) {
     let mut seen = std::collections::BTreeSet::new();
     for (page, size) in [(1, 50), (2, 50), (3, 20)] {
         rig.browser.see(&format!("Page {page}, {size} jobs"));
+        rig.browser.wait(&format!("document.querySelectorAll('tbody th').length === {size}"));
         let ids = rig.browser.eval("[...document.querySelectorAll('tbody th')].map((it) => it.innerText)");
         seen.extend(ids.as_array().unwrap().iter().map(ToString::to_string));
         if page < 3 {

@@ -16,10 +16,10 @@ fn a_token_is_asked_for_once() {
     rig.open("queues");
     browser.see("A token is needed");
     browser.write("wrong");
-    browser.press(&["Enter"]);
+    browser.click("dialog button", "Sign in");
     browser.see("The token is not known");
     browser.write("open sesame");
-    browser.press(&["Enter"]);
+    browser.click("dialog button", "Sign in");
     browser.wait("document.querySelector('tbody')?.innerText.includes('default')");
     rig.open("jobs");
     browser.see("Page 1, 1 job");

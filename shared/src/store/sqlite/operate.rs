@@ -148,8 +148,9 @@ pub(super) fn expire(tx: &mut Tx<'_>, queue: &QueueName, ids: &[JobId]) -> Resul
         if job.state.is_final() || job.running.is_some() {
             continue;
         }
-        let spec = Record::new(job.row.record.clone()).decode();
-        if spec.is_ok_and(|spec| spec.expires.is_some_and(|expires| expires <= tx.now())) {
+        let record = Record::new(job.row.record.clone());
+        let expiry = record.decode().ok().and_then(|spec| spec.expiry(record.created_at()));
+        if expiry.is_some_and(|expiry| expiry <= tx.now()) {
             finish(tx, job, id, FinalState::Expired)?;
             ended += 1;
         }
