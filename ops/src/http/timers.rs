@@ -447,7 +447,7 @@ mod tests {
         let job = read(&timer(r#","timeout":5,"data":{"b":1.0,"a":[]},"unknown":1"#)).unwrap();
         assert!(
             job.content.ends_with(
-                r#"{"transport":"http","method":"post","uri":"http://127.0.0.1/x","data":{"b":1.0,"a":[]}}"#
+                r#"{"transport":"http","method":"post","uri":"http://127.0.0.1/x","data":{"b":1.0,"a":[]}}}"#
             ),
             "{}",
             job.content

@@ -22,7 +22,10 @@ function open(label, view) {
       dialog.remove();
       done(answer);
     };
-    dialog.onclick = (event) => event.target === dialog && close();
+    // A handler that answers `false` would forbid what the click does.
+    dialog.onclick = (event) => {
+      if (event.target === dialog) close();
+    };
     draw();
     place.append(dialog);
     dialog.showModal();

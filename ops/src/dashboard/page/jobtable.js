@@ -141,7 +141,7 @@ export function jobTable({ draw, where, isOfOne = false }) {
         chosen.size > 0 &&
         h(
           'div',
-          { class: 'bulk', role: 'group', 'aria-label': 'Selection' },
+          { key: 'bulk', class: 'bulk', role: 'group', 'aria-label': 'Selection' },
           h('b', {}, many(picked().length, 'job'), ' selected'),
           bulkButton('Retry', picked().filter(canRetry).length, () =>
             change('Retry', canRetry, (job) => post(path('queues', job.queue, 'jobs', job.id, 'retry'))),
@@ -171,7 +171,7 @@ export function jobTable({ draw, where, isOfOne = false }) {
       page &&
         h(
           'div',
-          { class: 'pager' },
+          { key: 'pager', class: 'pager' },
           h('button', { type: 'button', disabled: trail.length === 1, onclick: () => turn() }, 'Newer page'),
           h('button', { type: 'button', disabled: !page.next, onclick: () => turn(page.next) }, 'Next page'),
           h(

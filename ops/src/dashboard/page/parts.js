@@ -108,7 +108,7 @@ export function table({ label, columns, rows, key, empty, sorting, rowClass }) {
   if (!rows.length && empty) return h('div', { class: 'empty' }, empty);
   return h(
     'div',
-    { class: 'scroll', role: 'region', 'aria-label': label, tabindex: '0' },
+    { key: `table ${label}`, class: 'scroll', role: 'region', 'aria-label': label, tabindex: '0' },
     h(
       'table',
       { 'data-hold': true },
