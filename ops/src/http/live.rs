@@ -211,7 +211,9 @@ impl Live {
     fn chart(&self, piece: &Piece, now: i64) -> Result<Chart> {
         let millis = |name, text: &Option<String>| {
             let number = |text: &String| {
-                text.parse::<i64>().map_err(|_| Refusal::bad(name, "must be a whole number of milliseconds"))
+                text.parse::<i64>().map_err(|error| {
+                    Refusal::bad(name, format!("must be a whole number of milliseconds: {error}"))
+                })
             };
             text.as_ref().map(number).transpose()
         };
