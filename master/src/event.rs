@@ -8,7 +8,7 @@ use roundsman_shared::clock::StoreClock;
 use roundsman_shared::figures::Figures;
 use roundsman_shared::names::{JobId, QueueName, WorkerId};
 use roundsman_shared::protocol::ToChild;
-use roundsman_shared::store::{Pulse, Store};
+use roundsman_shared::store::{Pulse, Store, StoreError};
 
 use crate::slot::{self, Exit};
 use crate::spawn::Started;
@@ -58,7 +58,7 @@ pub(crate) enum Event {
     /// Something of the upkeep of a queue is done, or has failed.
     Kept { queue: QueueName, work: crate::upkeep::Work },
     /// The registry was written, or not.
-    Registered,
+    Registered(Result<(), StoreError>),
     /// From the supervisor.
     Parent(ToChild),
     /// The supervisor is gone.

@@ -347,6 +347,8 @@ mod tests {
             system_file: "/none".into(),
             current_dir: "/none".into(),
             config: None,
+            alone: false,
+            files: None,
             overrides: std::iter::once(store).chain(more).collect(),
             cores: 1,
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
 use roundsman_shared::names::WorkerId;
+use roundsman_shared::store::StoreError;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
@@ -109,12 +110,14 @@ pub(crate) struct Schedule {
     written: Option<(Mono, String)>,
     looked: Option<Mono>,
     going: bool,
+    /// The store does not let us write, and that was said.
+    refused: bool,
 }
 
 impl Schedule {
     /// With the store's `lease`.
     pub(crate) fn new(lease: Duration) -> Self {
-        Self { lease: lease.min(LEASE), written: None, looked: None, going: false }
+        Self { lease: lease.min(LEASE), written: None, looked: None, going: false, refused: false }
     }
 
     /// What is to be written now, if anything.
@@ -137,8 +140,17 @@ impl Schedule {
         Some(text)
     }
 
-    pub(crate) fn done(&mut self) {
+    /// It was written, or not; a store that is only away is told of elsewhere.
+    pub(crate) fn done(&mut self, result: Result<(), StoreError>) {
         self.going = false;
+        match result {
+            Ok(()) => self.refused = false,
+            Err(error @ StoreError::Unfit(_)) if !self.refused => {
+                self.refused = true;
+                tracing::warn!(%error, "this host cannot be entered in the store: no `status` shows it");
+            }
+            Err(error) => tracing::debug!(%error, "the registry was not written"),
+        }
     }
 }
 
@@ -208,17 +220,17 @@ mod tests {
         assert_eq!(schedule.lease, LEASE);
         assert!(schedule.due(at(0), || record("idle", 1)).is_some());
         assert!(schedule.due(at(300), || record("busy", 1)).is_none(), "one write at a time");
-        schedule.done();
+        schedule.done(Ok(()));
         assert!(schedule.due(at(150), || record("busy", 1)).is_none());
         assert!(schedule.due(at(201), || record("busy", 1)).is_some());
-        schedule.done();
+        schedule.done(Ok(()));
         assert!(schedule.due(at(3000), || record("busy", 2)).is_none(), "memory is no news");
         assert!(schedule.due(at(6202), || record("busy", 2)).is_some());
 
         let mut schedule = Schedule::new(Duration::from_secs(3));
         assert_eq!(schedule.lease, Duration::from_secs(3));
         assert!(schedule.due(at(0), || record("idle", 1)).is_some());
-        schedule.done();
+        schedule.done(Ok(()));
         assert!(schedule.due(at(1000), || record("idle", 1)).is_none());
         assert!(schedule.due(at(1201), || record("idle", 1)).is_some(), "in time for a short lease");
     }

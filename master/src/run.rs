@@ -57,13 +57,15 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// Orphans let their jobs end by their own timeouts; nothing has a longer one.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
-/// The settings as they stand now.
+/// By the settings that are in force: those of the files as they were read, or as they are now.
 ///
 /// # Errors
 /// In words, when they are wrong.
 pub(crate) fn plan(start: &MasterStart) -> Result<Plan, String> {
     let mut input = LoadInput::capture().map_err(|error| error.to_string())?;
     input.config.clone_from(&start.config);
+    input.alone = start.alone;
+    input.files.clone_from(&start.files);
     input.overrides.clone_from(&start.overrides);
     let loaded = Settings::load(&input).map_err(|error| error.to_string())?;
     Plan::of(&loaded.settings).map_err(|error| error.to_string())
@@ -275,7 +277,7 @@ impl Master {
                 self.apply_live(Some(&queue));
             }
             Event::Kept { queue, work } => self.upkeep.done(now, &queue, work),
-            Event::Registered => self.registry.done(),
+            Event::Registered(result) => self.registry.done(result),
             Event::Adopted => self.adopted = true,
             Event::OrphanGone { worker, queues } => {
                 let ending = Ending::Unseen;
@@ -440,6 +442,8 @@ impl Master {
     }
 
     fn reload(&mut self, now: Mono) {
+        // The supervisor has found them right.
+        self.start.files = None;
         let plan = match plan(&self.start) {
             Ok(plan) => plan,
             Err(error) => {
@@ -521,10 +525,8 @@ impl Master {
         let beat = HostBeat { host: self.start.host.clone(), record, lease: self.registry.lease };
         let events = self.around.events.clone();
         tokio::spawn(async move {
-            if let Err(error) = store.beat(&beat).await {
-                tracing::debug!(%error, "the registry was not written");
-            }
-            let _ = events.send(Event::Registered).await;
+            let result = store.beat(&beat).await;
+            let _ = events.send(Event::Registered(result)).await;
         });
     }
 }

@@ -103,8 +103,8 @@ pub struct UpArgs {
     /// What this host is called in the store; two fleets on one machine need two names.
     #[arg(long, value_name = "NAME")]
     pub host_id: Option<String>,
-    /// Bring a load that bursts, crashes and hangs.
-    #[arg(long)]
+    /// Show it: on a store of its own, with a load that bursts, crashes and hangs. No settings are read.
+    #[arg(long, conflicts_with = "command")]
     pub demo: bool,
     /// The handler of the default pool: a command, run once a job.
     #[arg(last = true, value_name = "CMD")]

@@ -12,6 +12,7 @@
 //! dashboard  the pages, as files of this binary
 //! exposition metrics as text;  series: the recent past in steps
 //! walk       pages of jobs;  causes: dead letters by cause;  overview: store, fleet and queues at a glance
+//! demo       up --demo: a store and a load of its own
 //! service    what a systemd unit or a launchd property list says
 //! print      the only writer to standard output and standard error
 //! ```
@@ -26,6 +27,7 @@ mod cli;
 mod commands;
 mod connect;
 mod dashboard;
+mod demo;
 mod errors;
 mod explain;
 mod exposition;
@@ -50,6 +52,9 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|word| word == "bench-worker") {
         return commands::bench::worker();
+    }
+    if arguments.get(1).is_some_and(|word| word == demo::ROLE) {
+        return demo::worker();
     }
     if let Some(role) = role(&arguments) {
         return ExitCode::from(role());

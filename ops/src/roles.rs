@@ -15,15 +15,19 @@ use roundsman_shared::{exit, telemetry};
 use roundsman_supervisor::Launch;
 
 use crate::cli::UpArgs;
+use crate::demo::Demo;
 
 /// Runs the fleet in the foreground; the answer is the exit code.
 #[must_use]
 pub fn up(args: UpArgs) -> u8 {
     let _ = telemetry::start(&Environment::capture(), telemetry::Level::Info);
-    let (launch, warnings) = match prepare(args) {
+    let Prepared { launch, warnings, demo } = match prepare(args) {
         Ok(prepared) => prepared,
         Err(refusal) => return refusal.tell(),
     };
+    if let Some(demo) = &demo {
+        tracing::info!("{}", demo.hint());
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -89,13 +93,25 @@ impl Refusal {
     }
 }
 
-fn prepare(args: UpArgs) -> Result<(Launch, Vec<String>), Refusal> {
+struct Prepared {
+    launch: Launch,
+    warnings: Vec<String>,
+    /// Its store goes with it.
+    demo: Option<Demo>,
+}
+
+fn prepare(args: UpArgs) -> Result<Prepared, Refusal> {
     let mut input = LoadInput::capture()
         .map_err(|error| Refusal::one(exit::CONFIG, format!("the current directory: {error}")))?;
     let host = host_id(args.host_id)?;
     let globals = args.globals;
     if globals.config.as_ref().is_some_and(|path| path.to_str().is_none()) {
         return Err(Refusal::one(exit::CONFIG, "--config: the path is not UTF-8"));
+    }
+    if args.demo && (globals.config.is_some() || globals.store.is_some() || globals.namespace.is_some()) {
+        let problem =
+            "--demo brings settings and a store of its own: leave out --config, --store and --namespace";
+        return Err(Refusal::one(exit::USAGE, problem));
     }
     input.config = globals.config;
     input.overrides.extend(globals.store.map(|url| Override::text("--store", "store.url", url)));
@@ -105,12 +121,18 @@ fn prepare(args: UpArgs) -> Result<(Launch, Vec<String>), Refusal> {
     if !args.command.is_empty() {
         input.overrides.push(Override::handler_command(args.command));
     }
-    let loaded = Settings::load(&input).map_err(|error| Refusal {
+    let demo = args.demo.then(|| Demo::prepare(&mut input)).transpose();
+    let demo = demo.map_err(|failure| Refusal {
+        code: failure.code(),
+        problems: failure.lines().map(str::to_owned).collect(),
+    })?;
+    let loaded = input.read_files().and_then(|()| Settings::load(&input)).map_err(|error| Refusal {
         code: exit::CONFIG,
         problems: error.problems.iter().map(ToString::to_string).collect(),
     })?;
     make_store_folder(&loaded.settings.store.url)?;
-    Ok((Launch { input, settings: loaded.settings, host }, loaded.warnings))
+    let launch = Launch { input, settings: loaded.settings, host };
+    Ok(Prepared { launch, warnings: loaded.warnings, demo })
 }
 
 /// `--host-id`, else the name of this machine with every character that an id has no place for made a dash.
@@ -212,6 +234,8 @@ mod tests {
             system_file: "/none".into(),
             current_dir: "/work".into(),
             config: None,
+            alone: false,
+            files: None,
             overrides: vec![Override::text("--store", "store.url", "redis://:hunter2@h")],
             cores: 1,
         };

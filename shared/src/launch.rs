@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::Override;
+use crate::settings::{Files, Override};
 
 /// The pid of the parent that started this process; another parent means that it has been orphaned.
 pub const PARENT: &str = "ROUNDSMAN_INTERNAL_PARENT";
@@ -24,6 +24,12 @@ pub struct MasterStart {
     /// `--config`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<PathBuf>,
+    /// Nothing but that file and flags counts.
+    #[serde(default)]
+    pub alone: bool,
+    /// The files that are in force; they may have changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
     /// What the flags of `up` say, in their order.
     #[serde(default)]
     pub overrides: Vec<Override>,
@@ -41,6 +47,8 @@ mod tests {
     fn a_start_survives_the_wire() {
         let start = MasterStart {
             config: Some("/etc/r.toml".into()),
+            alone: true,
+            files: Some(Files::default()),
             overrides: vec![
                 Override::text("--store", "store.url", "redis://:secret@host"),
                 Override::handler_command(vec!["./t.sh".into(), "{x}".into()]),

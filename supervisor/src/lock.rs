@@ -164,6 +164,8 @@ mod tests {
             system_file: "/none".into(),
             current_dir: dir.to_owned(),
             config: None,
+            alone: false,
+            files: None,
             overrides: vec![Override::text("--store", "store.url", url)],
             cores: 1,
         };

@@ -153,6 +153,8 @@ impl Supervisor {
     fn welcome(&mut self) {
         let start = MasterStart {
             config: self.launch.input.config.clone(),
+            alone: self.launch.input.alone,
+            files: self.launch.input.files.clone(),
             overrides: self.launch.input.overrides.clone(),
             host: self.launch.host.clone(),
             supervisor_pid: std::process::id(),
@@ -211,7 +213,7 @@ impl Supervisor {
         events.push(Event::Tick);
     }
 
-    fn on_signal(&self, caught: Caught) -> Vec<Event> {
+    fn on_signal(&mut self, caught: Caught) -> Vec<Event> {
         let request = match caught {
             // Reaping happens at every turn.
             Caught::Child => return Vec::new(),
@@ -232,8 +234,9 @@ impl Supervisor {
     }
 
     /// Checks the settings anew, so that a master is never told of wrong ones.
-    fn reload(&self) -> Request {
-        let settings = match Settings::load(&self.launch.input) {
+    fn reload(&mut self) -> Request {
+        let mut input = self.launch.input.clone();
+        let settings = match input.read_files().and_then(|()| Settings::load(&input)) {
             Ok(loaded) => loaded.settings,
             Err(error) => {
                 tracing::error!("the settings are wrong, the old ones stay: {error}");
@@ -246,6 +249,7 @@ impl Supervisor {
             return Request::KeepSettings { why: "another store needs a restart" };
         }
         tracing::info!("the settings are right, and loaded anew");
+        self.launch.input = input;
         Request::Reload { grace: grace(&settings) }
     }
 }

@@ -19,6 +19,8 @@ mod changes;
 mod clock;
 #[path = "fleet/deaths.rs"]
 mod deaths;
+#[path = "fleet/demo.rs"]
+mod demo;
 #[path = "fleet/exec.rs"]
 mod exec;
 #[path = "fleet/fairness.rs"]

@@ -106,6 +106,8 @@ impl Site {
         });
         let start = MasterStart {
             config: None,
+            alone: false,
+            files: None,
             overrides: vec![],
             host: "box".into(),
             supervisor_pid: std::process::id(),

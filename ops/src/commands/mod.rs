@@ -40,9 +40,6 @@ pub fn run(cli: Cli) -> u8 {
 
 fn dispatch(globals: Globals, verb: Verb) -> Result<u8, Failure> {
     match verb {
-        Verb::Up(args) if args.demo => {
-            Err(Failure::usage("up --demo is not served yet").advise("run `roundsman up -- CMD ARGS…`"))
-        }
         Verb::Up(args) => Ok(roles::up(UpArgs { globals, ..args })),
         Verb::Completions(args) => about::completions(&args),
         Verb::Man(args) => about::man(&args),

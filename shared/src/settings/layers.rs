@@ -75,32 +75,51 @@ impl OverrideValue {
     }
 }
 
+/// The longest settings file; all of them travel in one line to the master.
+const MAX_FILE: usize = 128 * 1024;
+
+/// The settings files as they were at one moment, weakest first. They travel to the master, so that one that is started
+/// later serves what is in force, whatever the files say by then.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files(Vec<(PathBuf, String)>);
+
+impl Files {
+    /// Those that there are; with what is wrong with the others.
+    pub(super) fn read(input: &LoadInput) -> (Self, Vec<Problem>) {
+        let mut files = Self::default();
+        let mut problems = Vec::new();
+        let asked = asked_file(input);
+        let local = PathBuf::from("roundsman.toml");
+        let usual = [Some(input.system_file.clone()), input.environment.user_config_file(), Some(local)];
+        let usual = usual.into_iter().flatten().filter(|path| {
+            // A usual file that is also asked for counts as that, and is read once.
+            !input.alone && !asked.as_ref().is_some_and(|(asked, _)| is_same_file(input, asked, path))
+        });
+        let asked = asked.iter().map(|(path, origin)| (path.clone(), Some(origin)));
+        for (path, origin) in usual.map(|path| (path, None)).chain(asked) {
+            match read_file(input, &path, origin) {
+                Ok(text) => files.0.extend(text.map(|text| (path, text))),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        (files, problems)
+    }
+}
+
 /// All layers in one tree. A layer that cannot be read is a problem and counts as empty.
 pub(super) fn collect(input: &LoadInput) -> (Table, Vec<Problem>) {
     let mut merged = Table::new();
-    let mut problems = Vec::new();
+    let (files, mut problems) =
+        input.files.clone().map_or_else(|| Files::read(input), |files| (files, Vec::new()));
     let mut lay = |read: Result<Table, Problem>| match read {
         Ok(layer) => merge(&mut merged, layer, &mut Vec::new()),
         Err(problem) => problems.push(problem),
     };
-
-    let local = PathBuf::from("roundsman.toml");
-    let asked = asked_file(input);
-    let usual = [Some(input.system_file.clone()), input.environment.user_config_file(), Some(local)];
-    for path in usual.into_iter().flatten() {
-        // A usual file that is also asked for counts as that, and is read once.
-        let same = asked.as_ref().is_some_and(|(asked, _)| is_same_file(input, asked, &path));
-        if !same && let Some(read) = read_file(input, &path, None).transpose() {
-            lay(read);
-        }
-    }
-    if let Some((path, origin)) = &asked
-        && let Some(read) = read_file(input, path, Some(origin)).transpose()
-    {
-        lay(read);
+    for (path, text) in &files.0 {
+        lay(tree::parse_file(path, text));
     }
 
-    let (variables, wrong) = input.environment.settings();
+    let (variables, wrong) = if input.alone { Default::default() } else { input.environment.settings() };
     lay(Ok(variables));
     let mut flags = Table::new();
     let mut wrong_flags = Vec::new();
@@ -121,7 +140,9 @@ pub(super) fn collect(input: &LoadInput) -> (Table, Vec<Problem>) {
     problems.extend(wrong_flags);
 
     for (variable, section) in [("REDIS_URL", "store"), ("AMQP_URL", "amqp")] {
-        if let Some(url) = input.environment.filled(variable) {
+        if let Some(url) = input.environment.filled(variable)
+            && !input.alone
+        {
             fill_url(&mut merged, section, variable, url);
         }
     }
@@ -145,8 +166,8 @@ fn is_same_file(input: &LoadInput, one: &Path, other: &Path) -> bool {
     resolved(one) == resolved(other)
 }
 
-/// A file's layer; `None` when there is no such file and nobody asked for it.
-fn read_file(input: &LoadInput, path: &Path, asked: Option<&Origin>) -> Result<Option<Table>, Problem> {
+/// A file's text; `None` when there is no such file and nobody asked for it.
+fn read_file(input: &LoadInput, path: &Path, asked: Option<&Origin>) -> Result<Option<String>, Problem> {
     let place = Origin::File { path: path.to_path_buf(), line: 1 };
     let problem = |origin: Origin, message: String| Problem { origin, key: String::new(), message };
     let bytes = match std::fs::read(input.current_dir.join(path)) {
@@ -162,9 +183,12 @@ fn read_file(input: &LoadInput, path: &Path, asked: Option<&Origin>) -> Result<O
             };
         }
     };
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => tree::parse_file(path, text).map(Some),
-        Err(error) => Err(problem(place, format!("is not UTF-8: {error}"))),
+    if bytes.len() > MAX_FILE {
+        return Err(problem(place, format!("is {} bytes long; {MAX_FILE} are allowed", bytes.len())));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => Err(problem(place, format!("is not UTF-8: {}", error.utf8_error()))),
     }
 }
 

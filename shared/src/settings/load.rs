@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::handler::Shared;
 use super::http::HttpSettings;
 use super::later::{self, Later};
-use super::layers::{self, Override};
+use super::layers::{self, Files, Override};
 use super::notify::NotifySettings;
 use super::origin::{Origin, SettingsError};
 use super::pool::{DEFAULT_POOL, PoolSettings};
@@ -34,6 +34,10 @@ pub struct LoadInput {
     pub current_dir: PathBuf,
     /// `--config`
     pub config: Option<PathBuf>,
+    /// Nothing but that file and flags counts: no other file, and no variable.
+    pub alone: bool,
+    /// The files, if they were read already.
+    pub files: Option<Files>,
     /// What flags say; of two for one key the later counts.
     pub overrides: Vec<Override>,
     /// Of which there are by default two workers each.
@@ -51,9 +55,24 @@ impl LoadInput {
             system_file: PathBuf::from("/etc/roundsman/roundsman.toml"),
             current_dir: std::env::current_dir()?,
             config: None,
+            alone: false,
+            files: None,
             overrides: Vec::new(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         })
+    }
+
+    /// Reads the files, so that all loads from here on see them as they are now.
+    ///
+    /// # Errors
+    /// Every file that cannot be read.
+    pub fn read_files(&mut self) -> Result<(), SettingsError> {
+        let (files, problems) = Files::read(self);
+        if !problems.is_empty() {
+            return Err(SettingsError { problems });
+        }
+        self.files = Some(files);
+        Ok(())
     }
 }
 
@@ -243,6 +262,8 @@ pub(super) mod tests {
                 system_file: dir.path().join("etc/roundsman.toml"),
                 current_dir: dir.path().join("work"),
                 config: None,
+                alone: false,
+                files: None,
                 overrides: Vec::new(),
                 cores: 4,
             };
@@ -292,6 +313,8 @@ pub(super) mod tests {
             system_file: "/none".into(),
             current_dir: current_dir.clone(),
             config: None,
+            alone: false,
+            files: None,
             overrides: Vec::new(),
             cores: 4,
         };

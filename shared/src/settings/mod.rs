@@ -44,7 +44,7 @@ pub use self::handler::{
 };
 pub use self::http::{Access, ApiToken, HttpSettings, Tls, TokenProof};
 pub use self::later::Later;
-pub use self::layers::{Override, OverrideValue};
+pub use self::layers::{Files, Override, OverrideValue};
 pub use self::load::{Effective, LoadInput, Loaded, Settings};
 pub use self::notify::{NotifySettings, NotifyTarget, Trouble};
 pub use self::origin::{Origin, Problem, SettingsError};

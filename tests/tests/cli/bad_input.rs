@@ -57,9 +57,13 @@ fn bad_jobs_are_refused_with_the_field() {
 #[test]
 fn unknown_words_are_usage() {
     let rig = Rig::new();
-    for arguments in
-        [&["bogus"][..], &["job"], &["job", "list", "--state", "odd"], &["up", "--demo"], &["--bogus"]]
-    {
+    for arguments in [
+        &["bogus"][..],
+        &["job"],
+        &["job", "list", "--state", "odd"],
+        &["up", "--demo", "--", "cat"],
+        &["--bogus"],
+    ] {
         rig.fails(arguments, 2, &[]);
     }
     rig.fails(&["job", "show", "a b/c"], 2, &["a queue name is made of"]);

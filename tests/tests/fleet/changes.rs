@@ -35,6 +35,30 @@ fn a_change_of_settings_cuts_no_job_off(store: Store) {
     assert_eq!(outcomes(&job), ["done"], "{job}\n{}", log(&up));
 }
 
+/// A file that was refused is not what a later master begins with.
+fn refused_settings_are_not_served_by_the_next_master(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 1\n", "");
+    let up = rig.up(1);
+    let first = up.master().unwrap().unwrap();
+    rig.configure("[pools.default]\nhandle = 1\n");
+    up.signal(Signal::HUP).unwrap();
+    let said =
+        |text: &str, times: usize| {
+            wait_for(text, SOON, || {
+                if up.stderr().matches(text).count() >= times { Ok(()) } else { Err(log(&up)) }
+            })
+            .unwrap();
+        };
+    said("the old ones stay", 1);
+    first.signal(Signal::KILL).unwrap();
+    said("is ready", 2);
+    // For the command line; the fleet is not told.
+    rig.configure("");
+    rig.enqueue("after", "echo", "1");
+    rig.wait_state(&up, "after", "done");
+    assert!(up.master().unwrap().is_some_and(|master| master != first), "{}", log(&up));
+}
+
 fn a_pool_that_is_taken_out_and_put_back_serves_on(store: Store) {
     let rig = Rig::new(store, "");
     let both = format!("{}{}", rig.fixture_pool("default"), rig.fixture_pool("other"));
@@ -141,6 +165,7 @@ fn a_queue_that_wakes_gets_its_share_of_busy_workers(store: Store) {
 
 on_both!(
     a_change_of_settings_cuts_no_job_off,
+    refused_settings_are_not_served_by_the_next_master,
     a_pool_that_is_taken_out_and_put_back_serves_on,
     a_worker_from_before_a_change_is_not_forgotten,
     fewer_workers_than_run_leave_one_by_one,

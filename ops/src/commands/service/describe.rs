@@ -200,6 +200,8 @@ fn load(description: &Description, here: &Here) -> Result<Loaded, Failure> {
             None => here.find(here.input.environment.directory("HOME").ok_or_else(no_home)?),
         },
         config: description.config.as_ref().map(|path| here.find(path)),
+        alone: false,
+        files: None,
         overrides: overrides
             .into_iter()
             .filter_map(|(flag, key, value)| Some(Override::text(flag, key, value.as_ref()?)))
