@@ -83,7 +83,7 @@ impl Bench<'_> {
              [amqp]\nurl = {url:?}\n[[amqp.in]]\nfrom = {from:?}\nqueue = {:?}\nprefetch = {PREFETCH}\n",
             self.queue.as_str()
         );
-        let _fleet = self.fleet_of(0, &settings).await?;
+        let _fleet = self.fleet_of(0, "", &settings).await?;
         let (tenth, all) = (messages as u64 / 10, messages as u64);
         let (mut first, begun) = (None, Mono::now());
         loop {

@@ -45,11 +45,16 @@ impl Bench<'_> {
             "[pools.default]\nqueues = [\"bench\"]\ncommand = [{program:?}, \"bench-worker\"]\n\
              min_workers = {workers}\nmax_workers = {workers}\nslots = {slots}\n"
         );
-        self.fleet_of(workers, &pool).await
+        self.fleet_of(workers, "", &pool).await
     }
 
-    /// The same with these settings beside the store's.
-    pub(super) async fn fleet_of(&self, workers: u32, settings: &str) -> Result<Fleet, Failure> {
+    /// The same with these settings beside the store's, and the API at an address.
+    pub(super) async fn fleet_of(
+        &self,
+        workers: u32,
+        listen: &str,
+        settings: &str,
+    ) -> Result<Fleet, Failure> {
         let folder = std::env::temp_dir().join(format!("roundsman-{}", self.config.namespace));
         std::fs::create_dir_all(&folder)?;
         let program = std::env::current_exe()?;
@@ -58,7 +63,7 @@ impl Bench<'_> {
             StorePlace::Sqlite(path) => format!("sqlite:{}", path.display()),
         };
         let settings = format!(
-            "[store]\nurl = {url:?}\nnamespace = {:?}\n[http]\nlisten = \"\"\n{settings}",
+            "[store]\nurl = {url:?}\nnamespace = {:?}\n[http]\nlisten = {listen:?}\n{settings}",
             self.config.namespace.as_str(),
         );
         let file = folder.join("roundsman.toml");

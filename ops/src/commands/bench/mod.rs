@@ -7,6 +7,7 @@
 
 mod broker;
 mod fleet;
+mod http;
 mod loops;
 
 use std::time::Duration;
@@ -47,6 +48,7 @@ enum Figure {
     Timers,
     Million,
     Idle,
+    Http,
     /// Needs a broker: amqp.url.
     Amqp,
 }
@@ -129,17 +131,21 @@ impl Bench<'_> {
             Figure::Timers => self.timers().await,
             Figure::Million => self.million().await,
             Figure::Idle => self.idle().await,
+            Figure::Http => self.http().await,
             Figure::Amqp => self.amqp().await,
         }
     }
 
     /// Leaves nothing behind.
     pub async fn clean(&self) -> Result<(), Failure> {
-        match &self.store {
-            Store::Redis(store) => store.forget_queue(&self.queue).await?,
-            Store::Sqlite(_) => {
-                for state in roundsman_shared::job::State::ALL {
-                    while self.store.purge(&self.queue, state).await? > 0 {}
+        // The API keeps timers in a queue of theirs.
+        for queue in [&self.queue, &QueueName::new("timers")?] {
+            match &self.store {
+                Store::Redis(store) => store.forget_queue(queue).await?,
+                Store::Sqlite(_) => {
+                    for state in roundsman_shared::job::State::ALL {
+                        while self.store.purge(queue, state).await? > 0 {}
+                    }
                 }
             }
         }
