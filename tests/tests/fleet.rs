@@ -3,10 +3,10 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
 
+#[path = "fleet/acl.rs"]
+mod acl;
 #[path = "fleet/amqp.rs"]
 mod amqp;
-#[path = "fleet/amqp_docs.rs"]
-mod amqp_docs;
 #[path = "fleet/amqp_faults.rs"]
 mod amqp_faults;
 #[path = "fleet/amqp_replies.rs"]
@@ -21,6 +21,8 @@ mod clock;
 mod deaths;
 #[path = "fleet/demo.rs"]
 mod demo;
+#[path = "fleet/docs.rs"]
+mod docs;
 #[path = "fleet/exec.rs"]
 mod exec;
 #[path = "fleet/fairness.rs"]
@@ -53,3 +55,5 @@ mod stubborn;
 mod transports;
 #[path = "fleet/unfit.rs"]
 mod unfit;
+#[path = "fleet/unsend.rs"]
+mod unsend;
