@@ -133,26 +133,38 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream), line: String::new() })
     }
 
+    /// The next line, or nothing if it is empty.
+    async fn line(&mut self) -> Result<Option<&str>, Failure> {
+        self.line.clear();
+        if self.stream.read_line(&mut self.line).await? == 0 {
+            return Err(Failure::failed("the API closed the connection"));
+        }
+        let line = self.line.trim_end();
+        Ok((!line.is_empty()).then_some(line))
+    }
+
     async fn call(&mut self, request: &[u8], expected: u16) -> Result<(), Failure> {
         self.stream.get_mut().write_all(request).await?;
-        let (mut status, mut length) = (0, 0);
-        loop {
-            self.line.clear();
-            if self.stream.read_line(&mut self.line).await? == 0 {
-                return Err(Failure::failed("the API closed the connection"));
-            }
-            let line = self.line.trim_end();
-            if line.is_empty() {
-                break;
-            }
+        let (mut status, mut length, mut is_chunked) = (0, 0, false);
+        while let Some(line) = self.line().await? {
             if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
                 status = rest.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
             } else if let Some(("content-length", value)) = line.split_once(": ") {
                 length = value.parse().unwrap_or(0);
+            } else if line == "transfer-encoding: chunked" {
+                is_chunked = true;
             }
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).await?;
+        while is_chunked {
+            let size = self.line().await?.and_then(|line| usize::from_str_radix(line, 16).ok());
+            let size = size.ok_or_else(|| Failure::failed("the API sent no chunk"))?;
+            body.resize(size, 0);
+            self.stream.read_exact(&mut body).await?;
+            self.line().await?;
+            is_chunked = size > 0;
+        }
         if status == expected {
             return Ok(());
         }
