@@ -6,6 +6,8 @@
 mod access;
 #[path = "http/bad_input.rs"]
 mod bad_input;
+#[path = "http/figures.rs"]
+mod figures;
 #[path = "http/hostile.rs"]
 mod hostile;
 #[path = "http/jobs.rs"]

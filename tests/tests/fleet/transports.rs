@@ -297,6 +297,62 @@ fn the_dead_and_the_hanging_delay_nobody(store: Store) {
     }
 }
 
+/// Waits of so many jobs for a good receiver, a hundred a second, in ms: p50, p99 and the longest.
+fn good_waits(rig: &Rig, up: &Up, good: &Receiver, name: &str, count: usize) -> (f64, f64, f64) {
+    let before = good.seen().len();
+    for batch in 0..count / 10 {
+        let line = |n| {
+            let payload: Value =
+                serde_json::from_str(&callback("post", &good.url(""), &json!({"n": n}))).unwrap();
+            json!({"id": format!("{name}{n}"), "payload": payload}).to_string() + "\n"
+        };
+        let lines: String = (batch * 10..batch * 10 + 10).map(line).collect();
+        let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson", "-q"], &lines).unwrap();
+        assert_eq!(sent.code, Some(0), "{sent:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let seen = wait_seen(up, good, before + count);
+    let wait = |request: &Seen| {
+        let job = rig.job(request.header("webhook-id"));
+        request.at_us.saturating_sub(u64::try_from(job["due"].as_i64().unwrap()).unwrap() * 1_000)
+    };
+    spread(seen[before..].iter().map(wait).collect())
+}
+
+/// So many jobs of a receiver that is gone, beside which others are served.
+fn a_dead_backlog_delays_nobody(store: Store, backlog: usize) {
+    let good = Receiver::start(|_, _| Reply::status(200)).unwrap();
+    let dead = free_port().unwrap();
+    let rig = callbacks(store, "slots = 16\nmin_workers = 1\n");
+    let up = rig.up(1);
+    let alone = good_waits(&rig, &up, &good, "alone", 1000);
+    let payload = callback("post", &format!("http://127.0.0.1:{dead}/"), &json!(1));
+    let line = format!("{{\"payload\":{payload}}}\n");
+    for _ in 0..backlog.div_ceil(10_000) {
+        let lines = line.repeat(10_000);
+        let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson", "-q"], &lines).unwrap();
+        assert_eq!(sent.code, Some(0), "{sent:?}");
+    }
+    let first = good_waits(&rig, &up, &good, "first", 1000);
+    std::thread::sleep(Duration::from_secs(20));
+    let beside = good_waits(&rig, &up, &good, "beside", 1000);
+    figure(&format!(
+        "waits in ms (p50, p99, max) of one receiver: alone {alone:.1?}; as {backlog} jobs for a dead one come {first:.1?}; beside them {beside:.1?}"
+    ));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn redis_100_000_jobs_of_a_dead_receiver() {
+    a_dead_backlog_delays_nobody(Store::Redis, 100_000);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn sqlite_100_000_jobs_of_a_dead_receiver() {
+    a_dead_backlog_delays_nobody(Store::Sqlite, 100_000);
+}
+
 /// A pool with one destination waits for it too, and nothing spins meanwhile.
 fn jobs_of_a_dead_receiver_wait_quietly(store: Store) {
     let port = free_port().unwrap();
