@@ -38,8 +38,9 @@ fn the_least_rights_are_enough() {
     }
     rig.wait_state(&up, "pushed", "done");
     rig.enqueue("abort", "abort", "1");
-    rig.enqueue("failing", "fail", "1");
-    rig.enqueue("follow", "follow", "1");
+    rig.enqueue("failing", "dead", "1");
+    rig.enqueue("first", "follow", r#"{"queue":"default","payload":1}"#);
+    rig.wait_state(&up, "first", "done");
     for verb in [
         &["enqueue", "default", "1", "--id", "later", "--kind", "echo", "--in", "1h", "--key", "k"][..],
         &["enqueue", "default", "1", "--id", "later", "--kind", "echo", "--in", "1h", "--key", "k"],
