@@ -145,6 +145,8 @@ pub fn worker() -> ExitCode {
                 // What a debugger or a stuck disk does to a process.
                 let _ =
                     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+                // The signal may reach another thread first: this one must not end its job meanwhile.
+                std::future::pending::<()>().await;
             }
             Ok::<_, Refused>("not the second time")
         })

@@ -463,8 +463,8 @@ pub(super) mod tests {
         assert_eq!(
             machine.error().lines().collect::<Vec<_>>(),
             [
-                "roundsman.toml:1: unclosed table, expected `]`",
                 "ROUNDSMAN_CONFIG: cannot read none.toml: No such file or directory (os error 2)",
+                "roundsman.toml:1: unclosed table, expected `]`",
                 "etc/roundsman.toml:2: store.lease: \"5\" has no unit: write \"5s\" or \"5ms\"",
                 "ROUNDSMAN_POOLS__DEFAULT__MAX_WORKERS: pools.default.max_workers: expected a whole number, found \"many\"",
                 "--slots: pools.default.slots: must be between 1 and 256, not 0",
