@@ -11,8 +11,10 @@ use serde::Serialize;
 
 use crate::errors::Failure;
 
-/// The most jobs that one call looks at for a filter.
+/// The most jobs that one listing looks at for a filter.
 pub const FURTHEST: usize = 10_000;
+/// The same for one call of the API, which others wait for.
+const FURTHEST_CALL: usize = 2_000;
 
 /// What the store knows nothing of.
 #[derive(Debug, Clone, Default)]
@@ -108,12 +110,14 @@ impl Cursor {
 }
 
 /// A walk over the jobs of several sections, a page at a time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Walk<'w> {
     store: &'w Store,
     sections: &'w [Section],
     at: usize,
     within: Option<String>,
+    /// How many jobs the next look takes in, where a filter leaves some out.
+    stride: usize,
     /// Jobs seen so far.
     pub looked: usize,
 }
@@ -133,7 +137,7 @@ impl<'w> Walk<'w> {
                     .advise("take it from \"next\" of the same listing, with the same --queue and --state")
             })?;
         }
-        Ok(Self { store, sections, at, within, looked: 0 })
+        Ok(Self { store, sections, at, within, stride: 0, looked: 0 })
     }
 
     /// The next jobs, at most so many; `None` at the end. May be empty before it.
@@ -146,6 +150,28 @@ impl<'w> Walk<'w> {
             self.at += 1;
         }
         Ok(Some(page.found))
+    }
+
+    /// Those of the next jobs that match, at most so many; `None` at the end. May be none before it; the fewer match, the
+    /// more are looked at in one go.
+    pub async fn matching(&mut self, filter: &Filter, most: usize) -> Result<Option<Vec<Found>>, Failure> {
+        let mut stride = self.stride.max(most);
+        loop {
+            let mut ahead = self.clone();
+            let Some(page) = ahead.step(stride).await? else { return Ok(None) };
+            let matches = page.iter().enumerate().filter(|(_, found)| filter.matches(found));
+            match matches.map(|(place, _)| place).nth(most) {
+                // More than there is room for: look again, up to where the room ends.
+                Some(place) => stride = place,
+                None => {
+                    let page: Vec<Found> = page.into_iter().filter(|found| filter.matches(found)).collect();
+                    let sparse = page.len() < most / 2;
+                    ahead.stride = if sparse { stride.saturating_mul(4).min(MAX_BATCH) } else { 0 };
+                    *self = ahead;
+                    return Ok(Some(page));
+                }
+            }
+        }
     }
 
     /// Hands back the rest.
@@ -162,8 +188,8 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// A page of at most so many, out of at most [`FURTHEST`] where a filter leaves jobs out. What this version cannot
-    /// read is left out.
+    /// A page of at most so many, out of a bounded number where a filter leaves jobs out. What this version cannot read is
+    /// left out.
     pub async fn read(
         store: &Store,
         sections: &[Section],
@@ -173,10 +199,9 @@ impl Listing {
     ) -> Result<Self, Failure> {
         let mut walk = Walk::new(store, sections, cursor)?;
         let mut jobs = Vec::new();
-        while jobs.len() < limit && (filter.is_any() || walk.looked < FURTHEST) {
-            let Some(page) = walk.step(limit - jobs.len()).await? else { break };
-            let matching = page.into_iter().filter(|found| filter.matches(found));
-            jobs.extend(matching.filter_map(|found| found.view().ok()));
+        while jobs.len() < limit && (filter.is_any() || walk.looked < FURTHEST_CALL) {
+            let Some(page) = walk.matching(filter, limit - jobs.len()).await? else { break };
+            jobs.extend(page.into_iter().filter_map(|found| found.view().ok()));
         }
         Ok(Self { jobs, next: walk.cursor() })
     }

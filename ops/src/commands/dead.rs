@@ -166,9 +166,9 @@ async fn groups(
     sections: &[Section],
     filter: &Filter,
 ) -> Result<(), Failure> {
-    let Causes { groups, looked, more, now } = Causes::read(store, sections, filter).await?;
+    let Causes { groups, looked, more, now } = Causes::read(store, sections, filter, FURTHEST).await?;
     if more {
-        context.screen.note(&format!("looked at {}; there are more", many(looked, LETTER)));
+        context.screen.note(&format!("looked at the newest {}; there are more", many(looked, LETTER)));
     }
     if context.screen.json {
         return context.screen.document(&json!({"groups": groups}));

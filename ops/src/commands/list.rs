@@ -29,8 +29,8 @@ pub async fn list(context: &Context, store: &Store, wanted: &Wanted<'_>) -> Resu
     let mut walk = Walk::new(store, wanted.sections, wanted.cursor)?;
     let (mut jobs, mut count, mut now) = (Vec::new(), 0, 0);
     while count < limit && (wanted.filter.is_any() || walk.looked < furthest) {
-        let Some(page) = walk.step(limit - count).await? else { break };
-        for found in page.into_iter().filter(|found| wanted.filter.matches(found)) {
+        let Some(page) = walk.matching(wanted.filter, limit - count).await? else { break };
+        for found in page {
             now = found.now.as_millis();
             let (queue, id) = (found.queue.clone(), found.id.clone());
             match found.view() {

@@ -16,7 +16,7 @@ use super::extract::{InQueue, Params, number};
 use super::jobs::look;
 use super::openapi::{Fail, JobsPage, Success};
 use super::{Api, Shared};
-use crate::causes::Causes;
+use crate::causes::{Causes, FURTHEST, LOOK};
 use crate::walk::{Filter, Listing, PAGE, Section};
 
 /// The most jobs of one page.
@@ -160,8 +160,12 @@ pub(super) struct DeadQuery {
     kind: Option<String>,
     /// Only with this in their error; or a group's cause, in which # stands for any number.
     error: Option<String>,
-    /// `error`: answer `{"groups"}` by cause, the largest first, instead of jobs.
+    /// `error`: answer `{"groups","looked","more"}` by cause, the largest first, instead of jobs.
     by: Option<String>,
+    /// With `by`: look at so many, the newest of each queue, 1 to 100000; 4000 if it is left out. `more` says whether there
+    /// are others.
+    #[param(value_type = Option<u32>)]
+    look: Option<String>,
     /// `next` of the last page.
     cursor: Option<String>,
     /// At most so many, 1 to 1000; 50 if it is left out.
@@ -183,6 +187,7 @@ pub(super) async fn dead(
     let sections: Vec<Section> = queues.into_iter().map(|queue| (queue, JobState::Dead)).collect();
     let filter = Filter { kind: query.kind, error: query.error };
     match query.by.as_deref() {
+        None if query.look.is_some() => Err(Refusal::bad("look", "goes with by=error alone")),
         None => {
             let limit = number("limit", query.limit.as_deref(), PAGE, MOST)?;
             let page = Listing::read(api.store()?, &sections, &filter, query.cursor.as_deref(), limit).await;
@@ -192,7 +197,8 @@ pub(super) async fn dead(
             if query.cursor.is_some() || query.limit.is_some() {
                 return Err(Refusal::bad("by", "groups have no pages: leave cursor and limit out"));
             }
-            let causes = Causes::read(api.store()?, &sections, &filter).await?;
+            let look = number("look", query.look.as_deref(), LOOK, FURTHEST)?;
+            let causes = Causes::read(api.store()?, &sections, &filter, look).await?;
             Ok(success(json!({"groups": causes.groups, "looked": causes.looked, "more": causes.more})))
         }
         Some(other) => Err(Refusal::bad("by", format!("{other:?} is none of error"))),

@@ -187,8 +187,13 @@ fn a_dead_job_is_found_and_retried(store: Store) {
     assert_eq!(ids("/api/v1/dead?limit=1"), ["b"]);
     let groups = rig.client.get("/api/v1/dead?by=error").data(200);
     assert_eq!((&groups["groups"][0]["count"], &groups["more"]), (&json!(2), &json!(false)), "{groups}");
+    let groups = rig.client.get("/api/v1/dead?by=error&look=1").data(200);
+    assert_eq!((&groups["groups"][0]["count"], &groups["more"]), (&json!(1), &json!(true)), "{groups}");
+    assert_eq!(groups["groups"][0]["example"], "default/b", "the newest");
     for (query, field) in [
         ("by=kind", "by"),
+        ("look=5", "look"),
+        ("by=error&look=0", "look"),
         ("by=error&limit=3", "by"),
         ("limit=0", "limit"),
         ("cursor=x", "cursor"),

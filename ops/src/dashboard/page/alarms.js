@@ -12,8 +12,8 @@ export function alarms() {
   if (!live.state) return [];
   const found = [];
   const add = (key, isBad, text, to) => found.push({ key, isBad, text, to });
-  const { hosts, queues, store } = live.state;
-  if (!hosts.length) add('none', true, 'No host runs: jobs are taken in, and wait', '#/fleet');
+  const { hosts, queues, store, isLimited } = live.state;
+  if (!hosts.length && !isLimited) add('none', true, 'No host runs: jobs are taken in, and wait', '#/fleet');
   for (const host of hosts) {
     if (host.quiet)
       add(`quiet ${host.host}`, false, `${host.host} is quiet: it takes no new jobs`, '#/fleet');
@@ -49,7 +49,7 @@ export function alarms() {
     if (inbox >= INBOX)
       add(`inbox ${queue}`, false, `${count(inbox)} entries wait in the inbox of ${queue}`, toQueue(queue));
   }
-  if (store.durability === 'none')
+  if (store?.durability === 'none')
     add('store', true, `The store keeps nothing over a crash: ${store.durability_why ?? ''}`, '#/overview');
   return found.sort((a, b) => Number(b.isBad) - Number(a.isBad));
 }

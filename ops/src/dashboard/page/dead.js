@@ -24,12 +24,15 @@ const REFRESH = 10_000;
 const PAGE = 500;
 /** Of one cause at a time; the rest is there for the next time. */
 const MOST = 10_000;
+/** The most that the server groups in one go. */
+const ALL = 100_000;
 
 export function dead({ query, draw }) {
   let answer = null;
   let error = null;
   let asked = 0;
   let seen = -1;
+  let look = null;
   const wanted = query.get('error');
   const sorting = sortBy('Jobs', true, draw);
 
@@ -39,7 +42,7 @@ export function dead({ query, draw }) {
     asked = now();
     seen = total();
     try {
-      [answer, error] = [await get('/dead', { by: 'error' }), null];
+      [answer, error] = [await get('/dead', { by: 'error', look }), null];
     } catch (reason) {
       error = reason;
     }
@@ -146,7 +149,19 @@ export function dead({ query, draw }) {
             'p',
             { class: 'notice' },
             icon('warning'),
-            `There are more: the newest ${count(answer.looked)} were looked at.`,
+            `There are more: the newest ${count(answer.looked)} were looked at. `,
+            look === null &&
+              h(
+                'button',
+                {
+                  type: 'button',
+                  onclick: () => {
+                    look = ALL;
+                    load();
+                  },
+                },
+                'Look at all',
+              ),
           ),
         !answer && !error && loading(),
         groups &&

@@ -5,7 +5,7 @@ import { bytes, many, relative, shell } from './format.js';
 import { live, now } from './live.js';
 import { commandLine } from './dialogs.js';
 import { alarms } from './alarms.js';
-import { icon, link, loading, table, toJob, toQueue, workerState } from './parts.js';
+import { icon, limited, link, loading, table, toJob, toQueue, workerState } from './parts.js';
 
 /** Jobs of a worker that are named. */
 const NAMED = 3;
@@ -23,14 +23,16 @@ export function fleet() {
       ),
       !live.state
         ? loading()
-        : live.state.hosts.length
-          ? live.state.hosts.map(host)
-          : h(
-              'div',
-              { class: 'empty' },
-              h('p', {}, 'No host runs. Jobs are taken in, and wait.'),
-              commandLine(shell('up')),
-            ),
+        : live.state.isLimited
+          ? limited()
+          : live.state.hosts.length
+            ? live.state.hosts.map(host)
+            : h(
+                'div',
+                { class: 'empty' },
+                h('p', {}, 'No host runs. Jobs are taken in, and wait.'),
+                commandLine(shell('up')),
+              ),
     ],
   };
 }

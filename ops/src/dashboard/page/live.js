@@ -7,6 +7,7 @@
 import { get, request } from './api.js';
 
 const SILENCE = 5000;
+const POLL = 2000;
 const SHORTEST = 1000;
 const LONGEST = 30_000;
 /** Seconds of points that are kept. */
@@ -15,7 +16,7 @@ const KEPT = 600;
 const MEAN = 5;
 
 export const live = {
-  /** The object of `status --json`, or null before it is known. */
+  /** The object of `status --json`, or null before it is known; `isLimited` where the token shows only some queues. */
   state: null,
   /** The newest points, the oldest first. */
   points: [],
@@ -72,9 +73,7 @@ export async function start() {
   for (;;) {
     await visible();
     const began = Date.now();
-    await look()
-      .then(stream)
-      .catch(() => {});
+    await follow().catch(() => {});
     if (document.hidden) continue;
     linked('stale');
     // A server that takes us and drops us at once is not hurried either.
@@ -84,10 +83,27 @@ export async function start() {
   }
 }
 
-/** How things stand before the stream tells, and while there is none. */
-async function look() {
-  const state = await get('/fleet');
+async function follow() {
+  let state;
+  try {
+    state = await get('/fleet');
+  } catch (reason) {
+    if (reason.status === 403) return poll();
+    throw reason;
+  }
+  // How things stand before the stream tells, and while there is none.
   if (live.link !== 'live') take('state', { ...live.state, ...state });
+  return stream();
+}
+
+/** For a token of some queues only, to which the fleet is not shown: the numbers of its queues. */
+async function poll() {
+  while (!document.hidden) {
+    const { queues } = await get('/queues');
+    linked('live');
+    take('state', { hosts: [], store: null, isLimited: true, queues });
+    await wait(POLL);
+  }
 }
 
 async function stream() {

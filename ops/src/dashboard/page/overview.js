@@ -6,7 +6,7 @@ import { chart, spark } from './chart.js';
 import { h } from './dom.js';
 import { count, many, rate, short, span } from './format.js';
 import { live, now, point, pools, recent } from './live.js';
-import { fact, foreign, icon, link, loading, table, time, toJobs, toQueue } from './parts.js';
+import { fact, foreign, icon, limited, link, loading, table, time, toJobs, toQueue } from './parts.js';
 import { choose, line, RANGES, rangeName, series } from './series.js';
 
 /** Error groups are counted anew at most so often: that looks at each dead letter. */
@@ -67,7 +67,8 @@ export function ranges(draw) {
 }
 
 function strip() {
-  const { store, hosts } = live.state;
+  const { store, hosts, isLimited } = live.state;
+  if (isLimited) return limited();
   const workers = pools().flatMap((pool) => pool.workers);
   const busy = workers.filter((worker) => worker.jobs.length).length;
   const found = alarms();

@@ -185,6 +185,10 @@ export function trouble(error) {
   return error && h('p', { class: 'notice bad', role: 'alert' }, icon('warning'), error.message);
 }
 
+export function limited() {
+  return h('p', { class: 'notice' }, icon('shield'), 'Your token is for some queues: the fleet is not shown.');
+}
+
 export function loading() {
   return h('p', { class: 'muted loading' }, 'Loading…');
 }

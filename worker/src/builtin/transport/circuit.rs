@@ -166,7 +166,8 @@ impl Circuit {
         }
         let bunch = apart * BUNCH;
         if self.row > first + MAX_ROW {
-            return next_multiple(first + MAX_ROW.mul_f64(random), bunch).since(now);
+            // So many that they come in bunches anyway; larger ones would stand in others' way.
+            return next_multiple(first + MAX_ROW.mul_f64(random), APART).since(now);
         }
         let moment = next_multiple(self.row, bunch);
         self.row = self.row + apart;
