@@ -214,7 +214,7 @@ impl Listener {
             let sleeps = self.asleep.get(&queue).is_some_and(|(_, at)| now.since(*at) < LOOK_ASLEEP);
             if !sleeps {
                 self.look(queue);
-            } else if queue.as_str() == reply::QUEUE {
+            } else if reply::is_own(&queue) {
                 // Mostly empty, and its jobs are announced by the step that makes them: it costs nothing in between.
             } else if several && (place % 2 == 1) != self.odd {
                 // It is not its turn.

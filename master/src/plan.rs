@@ -148,7 +148,7 @@ impl Plan {
         for part in parts {
             // No pool of the user's has such a name.
             // Replies are made by jobs that have ended, and by nobody else.
-            let queues = policies.keys().filter(|queue| queue.as_str() != reply::QUEUE);
+            let queues = policies.keys().filter(|queue| !reply::is_own(queue));
             pools.insert(format!("({})", part.name()), PoolPlan::part(part, queues));
         }
         Ok(Self { store, pools, policies, durability: settings.store.durability })

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use roundsman_shared::clock::Wall;
 use roundsman_shared::exit;
-use roundsman_shared::job::NewJob;
 use roundsman_shared::job::spec::{self, Fields, Limits};
+use roundsman_shared::job::{NewJob, reply};
 use roundsman_shared::names::QueueName;
 use roundsman_shared::settings::QueueSettings;
 use roundsman_shared::settings::units::{parse_duration, parse_time_ms};
@@ -90,6 +90,9 @@ fn header(text: &str) -> Result<(String, String), String> {
 
 pub async fn run(context: &Context, args: EnqueueArgs) -> Result<u8, Failure> {
     let queue = QueueName::new(&args.queue).map_err(|error| Failure::failed(format!("queue: {error}")))?;
+    if reply::is_own(&queue) {
+        return Err(Failure::failed(format!("queue: {queue} {}", reply::OWN)));
+    }
     if args.ndjson {
         return bulk::run(context, &queue, args.jsonl).await;
     }

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use roundsman_shared::clock::Wall;
 use roundsman_shared::job::spec::{self, Limits};
-use roundsman_shared::job::{JobView, NewJob, Policy};
+use roundsman_shared::job::{JobView, NewJob, Policy, reply};
 use roundsman_shared::names::{JobId, QueueName};
 use roundsman_shared::store::{Enqueued, MAX_BATCH};
 use serde::{Deserialize, Serialize};
@@ -101,6 +101,9 @@ pub(super) async fn enqueue(
     Params(query): Params<EnqueueQuery>,
     request: Request,
 ) -> Result {
+    if reply::is_own(&queue) {
+        return Err(Refusal::bad("queue", reply::OWN));
+    }
     let wait = patience(query.wait.as_deref())?;
     let policy = api.policy(&queue).await?;
     let (head, body) = request.into_parts();

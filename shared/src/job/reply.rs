@@ -22,8 +22,16 @@ use crate::names::{JobId, QueueName};
 
 /// Where replies wait until they are delivered.
 pub const QUEUE: &str = "roundsman.replies";
+/// Why nobody else may enqueue there.
+pub const OWN: &str = "is Roundsman's own: a job that names reply_to fills it";
 /// Handed on with a reply, since they make it one.
 const KEPT_HEADERS: [&str; 4] = ["correlation-id", "traceparent", "tracestate", "baggage"];
+
+/// Whether it is where replies wait: what is said there is sent with the fleet's own rights.
+#[must_use]
+pub fn is_own(queue: &QueueName) -> bool {
+    queue.as_str() == QUEUE
+}
 
 /// The payload of a reply.
 #[derive(Debug, Serialize, Deserialize)]

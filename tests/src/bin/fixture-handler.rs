@@ -148,7 +148,8 @@ fn good(worker: Worker, log: &Log, folder: &Path) -> Worker {
             "dead",
             told(log, async |log, job: Job<Value>| {
                 log.end(&job, Outcome::Dead);
-                Err::<(), _>(Failure::dead("it is of no use"))
+                let error = job.payload.get("error").and_then(Value::as_str);
+                Err::<(), _>(Failure::dead(error.unwrap_or("it is of no use")))
             }),
         )
 }

@@ -19,6 +19,7 @@ fn bad_jobs_are_refused_with_the_field() {
         (&["q", "{\"a\":"], &["payload: is no JSON"]),
         (&["q", &deep], &["payload: nests deeper than 64"]),
         (&["a b"], &["a queue name is made of A-Z a-z 0-9 . _ -"]),
+        (&["roundsman.replies"], &["roundsman.replies is Roundsman's own"]),
         (&["q", "--id", "a/b"], &["id: a job id is made of"]),
         (&["q", "--at", "2099-01-01T00:00:00Z"], &["due: lies more than 10 years ahead"]),
         (&["q", "--in", "4000d"], &["in: lies more than 10 years ahead"]),

@@ -244,6 +244,40 @@ fn closed_addresses_are_refused(store: Store) {
     assert_eq!(receiver.seen(), []);
 }
 
+fn has_port(url: &str) -> bool {
+    let port = url.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// However an address that is not global is spelt, a callback to it goes nowhere.
+fn no_spelling_reaches_a_closed_address(store: Store) {
+    let receiver = Receiver::start(|_, _| Reply::status(200)).unwrap();
+    let rig = Rig::new(store, "[pools.default]\nhandler = \"callback\"\nmax_workers = 1\n");
+    let up = rig.up(0);
+    let vectors: Vec<&str> = include_str!("../../../shared/src/reach/forbidden.txt").lines().collect();
+    let mut lines = String::new();
+    for (number, url) in vectors.iter().enumerate() {
+        // Most stand for a host alone: they name the receiver's port then, which loopback would answer at.
+        let host = url.strip_suffix('/').filter(|host| !has_port(host));
+        let url = host.map_or_else(|| (*url).to_owned(), |host| format!("{host}:{}/", receiver.port()));
+        let payload = json!({"transport": "http", "method": "get", "uri": url});
+        let job = json!({"id": format!("v{number}"), "payload": payload, "max_attempts": 1});
+        lines.push_str(&format!("{job}\n"));
+    }
+    let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson", "-q"], &lines).unwrap();
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let all = wait_for("every job to be given up", LATE, || {
+        let limit = vectors.len().to_string();
+        let dead = rig.json(&["dead", "list", "--limit", &limit])["jobs"].as_array().unwrap().clone();
+        if dead.len() == vectors.len() { Ok(dead) } else { Err(dead.len().to_string()) }
+    });
+    for job in all.unwrap_or_else(|late| panic!("{late}\n{}", log(&up))) {
+        let error = job["error"].as_str().unwrap();
+        assert!(error.contains("no rule allows it") || error.contains("is refused"), "{job}");
+    }
+    assert_eq!(receiver.seen(), []);
+}
+
 /// One receiver is gone, one hangs, one is well; their jobs come mixed.
 fn the_dead_and_the_hanging_delay_nobody(store: Store) {
     const JOBS: usize = 150;
@@ -386,6 +420,7 @@ on_both!(
     bad_receivers_cost_one_deadline,
     callbacks_are_sent_as_they_are_written,
     closed_addresses_are_refused,
+    no_spelling_reaches_a_closed_address,
     the_dead_and_the_hanging_delay_nobody,
     jobs_of_a_dead_receiver_wait_quietly,
 );

@@ -55,6 +55,9 @@ fn a_job_is_enqueued_and_found(store: Store) {
     assert_eq!((bare["id"].as_str().unwrap().len(), &bare["state"]), (36, &json!("ready")));
     let gone = rig.client.get("/api/v1/queues/q/jobs/none");
     assert_eq!(gone.fails(404, "id"), "there is no job q/none");
+    // Whoever could fill this one would send with the fleet's rights.
+    let own = rig.client.post("/api/v1/queues/roundsman.replies/jobs", r#"{"payload":1}"#);
+    assert!(own.fails(400, "queue").contains("Roundsman's own"));
 }
 
 fn the_same_job_again_is_answered_the_same(store: Store) {
