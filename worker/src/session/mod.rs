@@ -62,7 +62,7 @@ pub(crate) struct Session {
     taken: HashMap<Seq, Taken>,
     next_seq: Seq,
     clock: Option<StoreClock>,
-    /// Mean running time of a job, in seconds.
+    /// Mean time that a job takes of its slot, in seconds.
     service: Option<f64>,
     /// Slots that have had their job for longer than work is held ahead.
     long: usize,
@@ -277,15 +277,16 @@ impl Session {
         if ran >= PREFETCH {
             self.long = self.long.saturating_sub(1);
         }
-        // A job that was put off has not run: it says nothing of how long jobs take, and uses none of `max_jobs`.
+        let seconds = ran.as_secs_f64();
+        // What is put off makes room at once: where much is, more is taken in one go.
+        self.service = Some(self.service.map_or(seconds, |mean| mean * 0.9 + seconds * 0.1));
+        // But it has not run, and uses none of `max_jobs`.
         if let Outcome::Held { .. } = job.outcome {
             self.counts.held += 1;
             self.conclude(now, job.seq, job.outcome, None, job.ended, None);
             return;
         }
         self.counts.busy += ran;
-        let seconds = ran.as_secs_f64();
-        self.service = Some(self.service.map_or(seconds, |mean| mean * 0.9 + seconds * 0.1));
         if let Some(taken) = self.taken.get(&job.seq) {
             let line = &mut self.lines[taken.line];
             line.used += seconds.max(1e-6) / f64::from(line.share.max(1));

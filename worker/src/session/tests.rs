@@ -117,16 +117,29 @@ impl Bench {
     }
 
     fn finish(&mut self, seq: Seq, ran: Duration) {
+        self.end(seq, ran, Outcome::Done { result: None, follow_ups: vec![], note: None });
+    }
+
+    /// How many jobs the next pull asks for, be it after the acknowledgement that is due.
+    fn next_pull(&mut self) -> usize {
+        self.session.lines[0].dry_until = None;
+        let exchange = self.take().pop().unwrap();
+        match &exchange {
+            Action::Exchange { pull: Some(pull), .. } => pull.max,
+            Action::Exchange { pull: None, .. } => {
+                self.answer(exchange, &[]);
+                self.step(Event::Wake(queue("q")));
+                pull_of(&self.only()).max
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(&mut self, seq: Seq, ran: Duration, outcome: Outcome) {
         let ended = self.now;
         self.pass(ran);
-        let finished = Finished {
-            seq,
-            outcome: Outcome::Done { result: None, follow_ups: vec![], note: None },
-            started: ended,
-            ended: self.now,
-            stderr_tail: None,
-            request: None,
-        };
+        let finished =
+            Finished { seq, outcome, started: ended, ended: self.now, stderr_tail: None, request: None };
         self.step(Event::Finished(vec![finished]));
     }
 }
@@ -167,20 +180,20 @@ fn short_jobs_are_prefetched_and_long_ones_are_not() {
         let mut bench = Bench::new(assignment(1, &[("q", 0)]));
         let tasks = bench.pull(&["a"]);
         bench.finish(tasks[0].seq, ran);
-        bench.session.lines[0].dry_until = None;
-        let mut actions = bench.take();
-        let exchange = actions.pop().unwrap();
-        let max = match &exchange {
-            Action::Exchange { pull: Some(pull), .. } => pull.max,
-            Action::Exchange { pull: None, .. } => {
-                bench.answer(exchange, &[]);
-                bench.step(Event::Wake(queue("q")));
-                pull_of(&bench.only()).max
-            }
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(max, most, "jobs of {ran:?}");
+        assert_eq!(bench.next_pull(), most, "jobs of {ran:?}");
     }
+}
+
+#[test]
+fn where_much_is_put_off_more_is_taken_in_one_go() {
+    let mut bench = Bench::new(assignment(1, &[("q", 0)]));
+    let tasks = bench.pull(&["a"]);
+    bench.end(
+        tasks[0].seq,
+        Duration::from_micros(10),
+        Outcome::Held { after: Duration::from_secs(1), why: "it is away".into() },
+    );
+    assert_eq!(bench.next_pull(), MAX_BATCH);
 }
 
 #[test]

@@ -45,8 +45,12 @@ const APART_DOUBTFUL: Duration = Duration::from_millis(50);
 const APART_OPEN: u32 = 100;
 /// They come in bunches of so many, since a pull and an acknowledgement of many cost little more than of one.
 const BUNCH: u32 = 10;
+/// Up to here they are apart by that much. Who comes after is one of many, and they are closer, but few
+/// enough in a second that others hardly feel it.
+const ROW: Duration = Duration::from_secs(60);
+const APART_MANY: Duration = Duration::from_millis(2);
 /// The last of these moments; whoever comes after that is spread over the same time.
-const MAX_ROW: Duration = Duration::from_secs(60);
+const MAX_ROW: Duration = Duration::from_secs(300);
 /// Destinations that are remembered.
 pub(super) const MAX_KNOWN: usize = 1024;
 
@@ -164,11 +168,14 @@ impl Circuit {
             self.row = first + apart;
             return least;
         }
-        let bunch = apart * BUNCH;
         if self.row > first + MAX_ROW {
-            // So many that they come in bunches anyway; larger ones would stand in others' way.
-            return next_multiple(first + MAX_ROW.mul_f64(random), APART).since(now);
+            return next_multiple(first + MAX_ROW.mul_f64(random), APART * BUNCH).since(now);
         }
+        let (apart, bunch) = if self.row > first + ROW {
+            (APART_MANY.min(apart), APART * BUNCH)
+        } else {
+            (apart, apart * BUNCH)
+        };
         let moment = next_multiple(self.row, bunch);
         self.row = self.row + apart;
         moment.since(now)

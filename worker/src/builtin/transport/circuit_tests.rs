@@ -163,9 +163,11 @@ fn a_hundred_thousand_held_jobs_come_back_spread_out() {
         }
     }
     assert_eq!(moments[0], 749, "the first comes for the probe");
-    assert!(moments.iter().all(|moment| (749..=749 + 60_200).contains(moment)));
-    let busiest = (0..61).map(|s| moments.iter().filter(|at| **at / 1000 == s).count()).max().unwrap();
-    assert!(busiest < 2_000, "{busiest} in one second");
+    assert!(moments.iter().all(|moment| (749..=749 + 300_200).contains(moment)));
+    let busiest = (0..302).map(|s| moments.iter().filter(|at| **at / 1000 == s).count()).max().unwrap();
+    assert!(busiest <= 550, "{busiest} in one second");
+    let last = moments.iter().max().unwrap() / 1000;
+    assert!((200..=300).contains(&last), "the last after {last} s");
 }
 
 #[test]
