@@ -1,4 +1,4 @@
-//! Metrics as text, in the OpenMetrics format: what this host's master has counted and sees, and the queues as the store has
+//! Metrics as text, in the OpenMetrics format or in the older one of Prometheus: what this host's master has counted and sees, and the queues as the store has
 //! them. The cost of a scrape grows with queues, kinds and pools, never with jobs.
 
 use std::fmt;
@@ -11,7 +11,27 @@ use roundsman_shared::figures::{BOUNDS, Figure, Metric, Spread, Value};
 use roundsman_shared::outlook::Outlook;
 use roundsman_shared::store::QueueView;
 
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How a scrape is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    OpenMetrics,
+    /// What Prometheus read before, and `promtool check metrics` still does.
+    Classic,
+}
+
+impl Format {
+    /// The one that an `Accept` header asks for; the older one, which everything reads, for whoever asks for none.
+    pub fn of(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Classic }
+    }
+
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
 
 /// What one scrape shows.
 #[derive(Debug)]
@@ -24,13 +44,42 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    pub fn text(self) -> Result<String, fmt::Error> {
+    pub fn text(self, format: Format) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
-        Ok(text)
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Classic => classic(&text),
+        })
     }
+}
+
+/// The same in the older format, where a family has the full name of its samples, and knows neither units nor infos.
+fn classic(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut help = "";
+    for line in text.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words.as_slice() {
+            ["#", "HELP", _, words] => help = words,
+            ["#", "TYPE", name, kind] => {
+                let (suffix, kind) = match *kind {
+                    "counter" => ("_total", "counter"),
+                    "info" => ("_info", "gauge"),
+                    kind => ("", kind),
+                };
+                out.push_str(&format!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {kind}\n"));
+            }
+            ["#", "UNIT", ..] => {}
+            _ => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    out
 }
 
 /// The values of a family, each with its labels.
@@ -196,7 +245,7 @@ mod tests {
         };
         let figures: Vec<Figure> = figures.iter().cloned().collect();
         let scrape = Scrape { version: "1.2.3", figures, outlook, queues: Some(vec![view]) };
-        let text = scrape.text().unwrap();
+        let text = scrape.text(Format::OpenMetrics).unwrap();
         for line in [
             r#"roundsman_build_info{version="1.2.3"} 1"#,
             "roundsman_store_up 1",
@@ -228,7 +277,49 @@ mod tests {
     #[test]
     fn without_the_store_the_rest_is_shown() {
         let scrape = Scrape { version: "1", figures: vec![], outlook: Outlook::default(), queues: None };
-        let text = scrape.text().unwrap();
+        let text = scrape.text(Format::Classic).unwrap();
         assert!(text.contains("roundsman_store_up 0\n") && !text.contains("roundsman_queue_jobs"), "{text}");
+    }
+
+    /// In the older format, each sample follows the help and the type of its own name.
+    #[test]
+    fn the_older_format_names_what_it_holds() {
+        let mut figures = Figures::default();
+        figures.count(Metric::Jobs, &["q", "a\nb c", "done"], 3);
+        let wait = figures.place(Metric::JobWait, &["q"]);
+        figures.observe_at(wait, Duration::from_millis(2));
+        let figures = figures.iter().cloned().collect();
+        let queues = Some(vec![QueueView { queue: "q".into(), ..QueueView::default() }]);
+        let text = Scrape { version: "1", figures, outlook: Outlook::default(), queues }
+            .text(Format::of("text/plain;version=0.0.4, */*"))
+            .unwrap();
+        let (mut helped, mut kind, mut samples) = (String::new(), String::new(), 0);
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+                ["#", "HELP", name, help] => {
+                    assert!(!help.is_empty(), "{line}");
+                    name.clone_into(&mut helped);
+                }
+                ["#", "TYPE", name, of] => {
+                    assert_eq!(name, helped, "{text}");
+                    of.clone_into(&mut kind);
+                }
+                _ => {
+                    let name = line.split(['{', ' ']).next().unwrap();
+                    let rest = name.strip_prefix(&helped).unwrap_or_else(|| panic!("{line}\n{text}"));
+                    let may = if kind == "histogram" { &["_bucket", "_sum", "_count"][..] } else { &[""] };
+                    assert!(may.contains(&rest), "{line} of a {kind}");
+                    samples += 1;
+                }
+            }
+        }
+        assert!(samples > 20, "{text}");
+        for line in [
+            "# TYPE roundsman_jobs_total counter",
+            "# TYPE roundsman_build_info gauge",
+            r#"roundsman_jobs_total{queue="q",kind="a\nb c",outcome="done"} 3"#,
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+        }
     }
 }

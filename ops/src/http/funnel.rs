@@ -36,13 +36,6 @@ impl Funnel {
         tokio::spawn(async move {
             let mut gathered = Vec::new();
             while calls.recv_many(&mut gathered, GATHERED).await > 0 {
-                // First whatever else has come and only needs to be read: a larger batch costs the store hardly more.
-                tokio::task::yield_now().await;
-                while gathered.len() < GATHERED
-                    && let Ok(call) = calls.try_recv()
-                {
-                    gathered.push(call);
-                }
                 store_all(&store, &mut gathered).await;
             }
         });

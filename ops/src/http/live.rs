@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{self, StreamExt as _};
@@ -30,7 +30,7 @@ use super::answer::{Refusal, Result, success};
 use super::extract::Params;
 use super::openapi::{Fail, SeriesDocument, Success};
 use super::{Api, Shared};
-use crate::exposition::{self, Scrape};
+use crate::exposition::{Format, Scrape};
 use crate::overview::{Overview, views};
 use crate::part::Watched;
 use crate::series::{Chart, Kept, Series, Watcher};
@@ -154,13 +154,20 @@ impl Api {
     }
 }
 
-/// Metrics in the OpenMetrics format.
+/// Metrics: in the OpenMetrics format where `Accept` names it, else in the older text format of Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "machines",
-    responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text"))
+    responses((status = 200, description = "The metrics", content(
+        ("application/openmetrics-text"), ("text/plain")
+    )))
 )]
-pub(super) async fn metrics(State(api): Shared, Extension(caller): Extension<Caller>) -> Result {
+pub(super) async fn metrics(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Result {
     caller.demand_all()?;
+    let format = Format::of(headers.get(header::ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default());
     let queues = match api.queues(&caller).await {
         Ok(queues) => views(api.store()?, &queues).await.ok(),
         Err(_) => None,
@@ -172,8 +179,8 @@ pub(super) async fn metrics(State(api): Shared, Extension(caller): Extension<Cal
     let scrape = Scrape { version: env!("CARGO_PKG_VERSION"), figures, outlook, queues };
     let broken =
         |_| Refusal::error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written down");
-    let text = scrape.text().map_err(broken)?;
-    Ok(([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response())
+    let text = scrape.text(format).map_err(broken)?;
+    Ok(([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], text).into_response())
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

@@ -10,7 +10,7 @@ use axum::http::header;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -188,6 +188,47 @@ pub(super) struct Broken {
 )]
 struct Description;
 
+/// What whoever is asked for a token may be answered, whatever the call is.
+const ALWAYS: [(&str, &str, &str); 6] = [
+    ("400", "Something is wrong with it", "Fail"),
+    ("401", "A token is needed, or this one is not known", "Fail"),
+    ("403", "The token may not do this", "Fail"),
+    ("421", "The Host header names another server", "Fail"),
+    ("429", "The token has had its calls for now", "Fail"),
+    ("503", "The store is away", "Broken"),
+];
+
+/// Says once what is true of every call: those answers, and what names look like.
+fn complete(description: &mut Value) {
+    let paths = description.get_mut("paths").and_then(Value::as_object_mut);
+    for (path, calls) in paths.into_iter().flatten() {
+        if ["/livez", "/readyz", "/ping"].contains(&path.as_str()) {
+            continue;
+        }
+        for call in calls.as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
+            if let Some(responses) = call.get_mut("responses").and_then(Value::as_object_mut) {
+                for (status, why, schema) in ALWAYS {
+                    let schema = json!({"$ref": format!("#/components/schemas/{schema}")});
+                    let said =
+                        json!({"description": why, "content": {"application/json": {"schema": schema}}});
+                    responses.entry(status).or_insert(said);
+                }
+            }
+            let parameters = call.get_mut("parameters").and_then(Value::as_array_mut);
+            for parameter in parameters.into_iter().flatten() {
+                if parameter["in"] == "path" && path.starts_with("/api/") {
+                    let pattern = if parameter["name"] == "queue" {
+                        "^[A-Za-z0-9._-]{1,64}$"
+                    } else {
+                        "^[A-Za-z0-9._:-]{1,128}$"
+                    };
+                    parameter["schema"]["pattern"] = pattern.into();
+                }
+            }
+        }
+    }
+}
+
 /// All routes.
 pub(super) fn router() -> Router<Arc<Api>> {
     let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi())
@@ -214,7 +255,9 @@ pub(super) fn router() -> Router<Arc<Api>> {
         .split_for_parts();
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     description.components.get_or_insert_default().add_security_scheme("token", bearer);
-    let text: Arc<str> = description.to_json().unwrap_or_default().into();
+    let mut description = serde_json::to_value(description).unwrap_or_default();
+    complete(&mut description);
+    let text: Arc<str> = description.to_string().into();
     let answer = move || {
         let text = text.to_string();
         async move { ([(header::CONTENT_TYPE, "application/json")], text).into_response() }

@@ -322,6 +322,11 @@ fn the_description_is_of_what_there_is(store: Store) {
     ] {
         assert!(paths.contains(&path), "{path} is not in {paths:?}");
     }
+    let show = &description["paths"]["/api/v1/queues/{queue}"]["get"];
+    assert_eq!(show["parameters"][0]["schema"]["pattern"], "^[A-Za-z0-9._-]{1,64}$", "{show}");
+    for status in ["200", "400", "401", "403", "404", "429", "503"] {
+        assert!(show["responses"].get(status).is_some(), "{status}: {show}");
+    }
     // Every field of what is really sent is described, and no other.
     let job = rig.client.post("/api/v1/queues/default/jobs?wait=20s", r#"{"payload":1}"#).data(201);
     let keys = |value: &Value| {
