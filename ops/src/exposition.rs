@@ -70,7 +70,7 @@ fn classic(text: &str) -> String {
                     "info" => ("_info", "gauge"),
                     kind => ("", kind),
                 };
-                out.push_str(&format!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {kind}\n"));
+                out.extend(["# HELP ", name, suffix, " ", help, "\n# TYPE ", name, suffix, " ", kind, "\n"]);
             }
             ["#", "UNIT", ..] => {}
             _ => {

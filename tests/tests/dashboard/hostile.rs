@@ -134,7 +134,7 @@ fn three_hundred_strings_run_nothing() {
         {
             rich[field] = value;
         }
-        lines.push_str(&format!("{breaks}\n{rich}\n"));
+        lines.extend([breaks.to_string(), "\n".to_owned(), rich.to_string(), "\n".to_owned()]);
     }
     let _some_are_refused = rig.site.cli_with_input(&["enqueue", "default", "--ndjson"], &lines).unwrap();
     let count = strings.len();

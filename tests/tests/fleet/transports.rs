@@ -262,7 +262,7 @@ fn no_spelling_reaches_a_closed_address(store: Store) {
         let url = host.map_or_else(|| (*url).to_owned(), |host| format!("{host}:{}/", receiver.port()));
         let payload = json!({"transport": "http", "method": "get", "uri": url});
         let job = json!({"id": format!("v{number}"), "payload": payload, "max_attempts": 1});
-        lines.push_str(&format!("{job}\n"));
+        lines.extend([job.to_string(), "\n".to_owned()]);
     }
     let sent = rig.site.cli_with_input(&["enqueue", "default", "--ndjson", "-q"], &lines).unwrap();
     assert_eq!(sent.code, Some(0), "{sent:?}");
