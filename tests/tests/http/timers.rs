@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use roundsman_tests::receiver::{Receiver, Reply, Seen};
-use roundsman_tests::tree::{Up, UpOptions};
+use roundsman_tests::tree::{Site, Up, UpOptions};
 use roundsman_tests::wait::wait_for;
 use roundsman_tests::{redis_server, time};
 use rustix::process::Signal;
@@ -364,18 +364,25 @@ fn one_call_of_many_clients_is_stored_with_others(store: Store) {
     assert_eq!(rig.client.get("/api/v1/queues/timers").data(200)["scheduled"], 1001);
 }
 
+/// Another host of the same fleet, with its own address.
+fn host(rig: &Rig, id: &str) -> (Site, Client, Up) {
+    let client = Client::new(redis_server::free_port().unwrap());
+    let settings = std::fs::read_to_string(rig.site.work().join("roundsman.toml")).unwrap();
+    let site = Site::new("").unwrap();
+    site.configure(&settings.replace(&rig.client.port.to_string(), &client.port.to_string())).unwrap();
+    let arguments = vec!["--host-id".to_owned(), id.to_owned()];
+    let up = site.up(&UpOptions { arguments, workers: 0, ..UpOptions::default() }).unwrap();
+    client.wait_ready(&up);
+    (site, client, up)
+}
+
 /// 21 and 22: hosts share the timers, wherever they were set, and one that is gone takes none with it.
 #[test]
-fn two_hosts_share_their_timers() {
+fn hosts_share_their_timers() {
     let rig = Rig::new(Store::Redis, &format!("{NOBODY}{ALLOW}"));
     let first = rig.up();
-    let other = Client::new(redis_server::free_port().unwrap());
-    let settings = std::fs::read_to_string(rig.site.work().join("roundsman.toml")).unwrap();
-    let site = roundsman_tests::tree::Site::new("").unwrap();
-    site.configure(&settings.replace(&rig.client.port.to_string(), &other.port.to_string())).unwrap();
-    let arguments = vec!["--host-id".to_owned(), "other".to_owned()];
-    let second = site.up(&UpOptions { arguments, workers: 0, ..UpOptions::default() }).unwrap();
-    other.wait_ready(&second);
+    let (_second_site, other, second) = host(&rig, "second");
+    let (_third_site, _, third) = host(&rig, "third");
     let receiver = receiver();
     let never = set(&rig.client, &timer(&receiver.url("never"), 1500, json!("x")));
     let anew = set(&other, &timer(&receiver.url("old"), 60_000, json!("x")));
@@ -387,8 +394,14 @@ fn two_hosts_share_their_timers() {
         let client = if number % 2 == 0 { &rig.client } else { &other };
         set(client, &timer(&receiver.url(&format!("t{number}")), 3000, json!("x")));
     }
-    first.signal(Signal::TERM).unwrap();
-    assert!(first.wait_exit(LATE).unwrap().success());
+    // One joins, and two leave.
+    let (_fourth_site, _, _fourth) = host(&rig, "fourth");
+    for up in [&first, &third] {
+        up.signal(Signal::TERM).unwrap();
+    }
+    for up in [&first, &third] {
+        assert!(up.wait_exit(LATE).unwrap().success());
+    }
     let seen = wait_seen(&second, &receiver, 11);
     let mut paths: Vec<&str> = seen[1..].iter().map(|seen| &*seen.path).collect();
     paths.sort_unstable();
