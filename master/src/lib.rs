@@ -37,6 +37,7 @@ mod registry;
 mod release;
 mod run;
 pub mod scale;
+pub mod simulate;
 pub mod slot;
 mod spawn;
 mod stderr;

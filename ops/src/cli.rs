@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use roundsman_shared::exit;
 
-use crate::commands::{about, bench, config, dead, enqueue, job, queue, service};
+use crate::commands::{about, bench, config, dead, enqueue, job, queue, service, simulate};
 use crate::print;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -85,6 +85,8 @@ pub enum Verb {
     /// Run as a service of the machine or of a user: under systemd or launchd.
     #[command(subcommand)]
     Service(service::ServiceVerb),
+    /// Play the scaling law through a synthetic or recorded load: what waits and what it costs.
+    Simulate(simulate::SimulateArgs),
     /// Measure enqueue, pull and the whole way on this store.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.

@@ -20,3 +20,5 @@ mod machine;
 mod queues;
 #[path = "cli/rig.rs"]
 mod rig;
+#[path = "cli/simulate.rs"]
+mod simulate;

@@ -15,6 +15,7 @@ pub mod list;
 pub mod queue;
 pub mod service;
 pub mod show;
+pub mod simulate;
 pub mod status;
 pub mod wait;
 
@@ -69,6 +70,7 @@ fn dispatch(globals: Globals, verb: Verb) -> Result<u8, Failure> {
             let context = context(&globals)?;
             on_runtime(bench::run(&context, args))
         }
+        Verb::Simulate(args) => simulate::run(&context(&globals)?, &args),
         Verb::Service(verb) => on_runtime(service::run(&globals, verb)),
         Verb::Doctor => {
             let context = context(&globals)?;

@@ -1,0 +1,685 @@
+//! A pool and its workers under a load, event by event: no clock, no process, no store.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+use super::random::Random;
+use super::trace::{Fault, Trace};
+
+/// What the fleet is given. Times in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Setting {
+    pub target_wait: f64,
+    pub min_workers: u32,
+    pub max_workers: u32,
+    pub slots: u16,
+    /// From the start of a process to its first job.
+    pub boot: f64,
+    pub cores: u32,
+}
+
+/// How whoever decides has it carried out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Style {
+    /// Let go only of workers that have been idle for so long, the longest idle first; else of any, which finish what they
+    /// run.
+    pub idle_for: Option<f64>,
+    /// A new build starts before the old one stops, a quarter at a time; else all stop first.
+    pub surges: bool,
+    /// It is called when a job comes and no worker is there.
+    pub is_woken: bool,
+}
+
+/// What is known at one moment.
+#[derive(Debug)]
+pub struct View<'v> {
+    pub now: f64,
+    pub setting: &'v Setting,
+    /// Jobs that are due and wait, and for how long the first of them has.
+    pub ready: usize,
+    pub oldest: f64,
+    /// Jobs that fell due so far.
+    pub arrived: u64,
+    /// Runs that ended so far, and how long each of the last ones took.
+    pub finished: u64,
+    pub lately: &'v VecDeque<f64>,
+    /// How long each running job has run so far.
+    pub running: Vec<f64>,
+    pub busy: u32,
+    pub workers: u32,
+    pub booting: u32,
+    /// What was wanted last.
+    pub target: u32,
+    /// When the timers fall due that are known of.
+    timers: &'v [f64],
+}
+
+impl View<'_> {
+    /// Timers that fall due within so many seconds.
+    #[must_use]
+    pub fn soon(&self, within: f64) -> usize {
+        let from = self.timers.partition_point(|due| *due <= self.now);
+        self.timers.partition_point(|due| *due <= self.now + within) - from
+    }
+}
+
+/// Decides how many workers there are to be.
+pub trait Controller {
+    fn style(&self) -> Style;
+    /// Seconds to the next look.
+    fn pause(&self, ready: usize) -> f64;
+    fn decide(&mut self, view: &View<'_>) -> u32;
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Figures {
+    pub jobs: usize,
+    /// The share of jobs that waited longer than the objective.
+    pub missed: f64,
+    /// Seconds from due to start.
+    pub wait_p50: f64,
+    pub wait_p99: f64,
+    pub wait_max: f64,
+    /// Seconds that workers existed, as a multiple of the seconds that their jobs ran (in all slots).
+    pub cost: f64,
+    pub worker_seconds: f64,
+    pub starts: usize,
+    /// Times that another number was wanted.
+    pub decisions: usize,
+    /// Of these, those that took back another within ten seconds.
+    pub reversals: usize,
+    pub most: u32,
+    /// Seconds from the first job to the last end.
+    pub lasted: f64,
+}
+
+/// A moment of the course, for a plot: seconds, waiting jobs, workers, and how long the first in the row has waited.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    pub at: f64,
+    pub ready: usize,
+    pub workers: u32,
+    pub oldest: f64,
+}
+
+/// Plays a trace through. The seed is for what goes wrong.
+pub fn run(
+    trace: &Trace,
+    setting: &Setting,
+    controller: &mut dyn Controller,
+    seed: u64,
+) -> (Figures, Vec<Sample>) {
+    let mut engine = Engine::new(trace, setting, controller.style(), seed);
+    engine.play(controller);
+    (engine.figures(), engine.samples)
+}
+
+/// Starts a second at most, after what [`crate::pool`] allows itself; fewer while starts fail.
+const STARTS_PER_S: f64 = 40.0;
+const CAREFUL_STARTS_PER_S: f64 = 10.0;
+const CAREFUL: f64 = 10.0;
+const BURST: f64 = 16.0;
+/// A load that is not worked off by then is not any more.
+const PATIENCE: f64 = 3600.0;
+/// Runs whose times are remembered.
+const LATELY: usize = 300;
+const SAMPLE: f64 = 1.0;
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Due(usize),
+    Booted(u64),
+    Ended(u64),
+    Died(u64),
+    Look,
+    Deploy,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Event {
+    at: f64,
+    number: u64,
+    what: What,
+}
+
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at.total_cmp(&self.at).then(other.number.cmp(&self.number))
+    }
+}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Event {}
+
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    due: f64,
+    service: f64,
+    failures: i32,
+    has_started: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Booting,
+    Serving,
+    /// It takes nothing more, and goes when it is idle.
+    Leaving,
+}
+
+#[derive(Debug)]
+struct Worker {
+    stage: Stage,
+    born: f64,
+    idle_since: f64,
+    running: u16,
+    build: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    worker: u64,
+    job: usize,
+    since: f64,
+}
+
+struct Engine<'e> {
+    trace: &'e Trace,
+    setting: &'e Setting,
+    style: Style,
+    random: Random,
+    now: f64,
+    events: BinaryHeap<Event>,
+    number: u64,
+    jobs: Vec<Job>,
+    timers: Vec<f64>,
+    ready: VecDeque<usize>,
+    workers: BTreeMap<u64, Worker>,
+    runs: BTreeMap<u64, Run>,
+    build: u32,
+    target: u32,
+    tokens: f64,
+    filled: f64,
+    failed: Option<f64>,
+    arrived: u64,
+    finished: u64,
+    lately: VecDeque<f64>,
+    open: usize,
+    waits: Vec<f64>,
+    work: f64,
+    worker_seconds: f64,
+    starts: usize,
+    most: u32,
+    /// When the number wanted changed, and whether it rose.
+    turns: Vec<(f64, bool)>,
+    samples: Vec<Sample>,
+}
+
+impl<'e> Engine<'e> {
+    fn new(trace: &'e Trace, setting: &'e Setting, style: Style, seed: u64) -> Self {
+        let job = |arrival: &super::trace::Arrival| Job {
+            due: arrival.due,
+            service: arrival.service,
+            failures: 0,
+            has_started: false,
+        };
+        let mut engine = Self {
+            trace,
+            setting,
+            style,
+            random: Random::new(seed),
+            now: 0.0,
+            events: BinaryHeap::new(),
+            number: 0,
+            jobs: trace.jobs.iter().map(job).collect(),
+            timers: trace.jobs.iter().filter(|job| job.is_timer).map(|job| job.due).collect(),
+            ready: VecDeque::new(),
+            workers: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            build: 0,
+            target: setting.min_workers,
+            tokens: BURST,
+            filled: 0.0,
+            failed: None,
+            arrived: 0,
+            finished: 0,
+            lately: VecDeque::new(),
+            open: trace.jobs.len(),
+            waits: Vec::with_capacity(trace.jobs.len()),
+            work: 0.0,
+            worker_seconds: 0.0,
+            starts: 0,
+            most: 0,
+            turns: Vec::new(),
+            samples: Vec::new(),
+        };
+        for (index, job) in trace.jobs.iter().enumerate() {
+            engine.at(job.due, What::Due(index));
+        }
+        for fault in &trace.faults {
+            if let Fault::Deploy { at } = fault {
+                engine.at(*at, What::Deploy);
+            }
+        }
+        engine.at(0.0, What::Look);
+        engine
+    }
+
+    fn at(&mut self, at: f64, what: What) {
+        self.number += 1;
+        self.events.push(Event { at, number: self.number, what });
+    }
+
+    fn play(&mut self, controller: &mut dyn Controller) {
+        let mut look = 0.0;
+        while let Some(event) = self.events.pop() {
+            let is_over = self.open == 0 && self.now >= self.trace.lasts;
+            if is_over || event.at > self.trace.lasts + PATIENCE {
+                break;
+            }
+            self.now = event.at;
+            match event.what {
+                What::Due(job) => {
+                    self.arrived += 1;
+                    self.ready.push_back(job);
+                    if self.style.is_woken && self.workers.is_empty() {
+                        self.decide(controller);
+                    }
+                }
+                What::Booted(worker) => self.booted(worker),
+                What::Ended(run) => self.ended(run),
+                What::Died(run) => self.died(run),
+                What::Deploy => {
+                    self.build += 1;
+                    if !self.style.surges {
+                        self.workers.values_mut().for_each(|worker| worker.stage = Stage::Leaving);
+                        self.let_leave();
+                    }
+                }
+                What::Look => {
+                    // A look that was brought forward by others is one too many.
+                    if event.at >= look {
+                        self.decide(controller);
+                        look = self.now + controller.pause(self.ready.len());
+                        self.at(look, What::Look);
+                    }
+                }
+            }
+            self.serve();
+            self.fill();
+            self.sample();
+        }
+        for (_, worker) in std::mem::take(&mut self.workers) {
+            self.worker_seconds += self.now - worker.born;
+        }
+    }
+
+    fn count(&self, stage: Stage) -> u32 {
+        let count = self.workers.values().filter(|worker| worker.stage == stage).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn decide(&mut self, controller: &mut dyn Controller) {
+        let view = View {
+            now: self.now,
+            setting: self.setting,
+            ready: self.ready.len(),
+            oldest: self.oldest(),
+            arrived: self.arrived,
+            finished: self.finished,
+            lately: &self.lately,
+            running: self.runs.values().map(|run| self.now - run.since).collect(),
+            busy: u32::try_from(self.workers.values().filter(|worker| worker.running > 0).count())
+                .unwrap_or(u32::MAX),
+            workers: self.count(Stage::Serving),
+            booting: self.count(Stage::Booting),
+            target: self.target,
+            timers: &self.timers,
+        };
+        let target = controller.decide(&view).clamp(self.setting.min_workers, self.setting.max_workers);
+        if target != self.target {
+            self.turns.push((self.now, target > self.target));
+        }
+        self.target = target;
+    }
+
+    fn oldest(&self) -> f64 {
+        let due = self.ready.front().and_then(|job| self.jobs.get(*job));
+        due.map_or(0.0, |job| self.now - job.due)
+    }
+
+    /// Hands what waits to who is free.
+    fn serve(&mut self) {
+        while let Some(job) = self.ready.front().copied() {
+            let slots = self.setting.slots;
+            let free = self
+                .workers
+                .iter_mut()
+                .filter(|(_, worker)| worker.stage == Stage::Serving && worker.running < slots)
+                // As a blocked pull does: whoever has waited longest is served first.
+                .min_by(|(_, a), (_, b)| a.idle_since.total_cmp(&b.idle_since));
+            let Some((id, worker)) = free else { return };
+            self.ready.pop_front();
+            worker.running += 1;
+            let id = *id;
+            self.start(id, job);
+        }
+    }
+
+    fn start(&mut self, worker: u64, index: usize) {
+        let Some(job) = self.jobs.get_mut(index) else { return };
+        if !job.has_started {
+            job.has_started = true;
+            self.waits.push(self.now - job.due);
+        }
+        let mut service = job.service;
+        let at_once = self.runs.len() + 1;
+        let mut lives = None;
+        for fault in &self.trace.faults {
+            match fault {
+                Fault::Slow { span, times } if span.holds(self.now) => service *= times,
+                Fault::Saturated { at_once: most } => service *= (at_once as f64 / f64::from(*most)).max(1.0),
+                Fault::Crashing { span, lives: mean, .. } if span.holds(self.now) => lives = Some(*mean),
+                Fault::Slow { .. }
+                | Fault::Crashing { .. }
+                | Fault::Failing { .. }
+                | Fault::Deploy { .. } => {}
+            }
+        }
+        let dies = lives.map(|mean| self.random.exponential(mean)).filter(|after| *after < service);
+        let (after, is_death) = dies.map_or((service, false), |after| (after, true));
+        self.number += 1;
+        let run = self.number;
+        self.runs.insert(run, Run { worker, job: index, since: self.now });
+        self.at(self.now + after, if is_death { What::Died(run) } else { What::Ended(run) });
+    }
+
+    fn ended(&mut self, run: u64) {
+        let Some(Run { worker, job, since }) = self.runs.remove(&run) else { return };
+        let took = self.now - since;
+        self.work += took;
+        self.finished += 1;
+        self.lately.push_back(took);
+        if self.lately.len() > LATELY {
+            self.lately.pop_front();
+        }
+        self.open -= 1;
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.running -= 1;
+            worker.idle_since = self.now;
+        }
+        self.let_leave();
+        let Some(job) = self.jobs.get(job).copied() else { return };
+        for fault in &self.trace.faults {
+            if let Fault::Failing { span, share } = fault
+                && span.holds(self.now)
+                && job.failures < 4
+                && self.random.chance(*share)
+            {
+                let pause = 5.0 * 2.0_f64.powi(job.failures) * (0.75 + 0.5 * self.random.fraction());
+                let again =
+                    Job { due: self.now + pause, failures: job.failures + 1, has_started: false, ..job };
+                self.jobs.push(again);
+                self.open += 1;
+                self.at(again.due, What::Due(self.jobs.len() - 1));
+            }
+        }
+    }
+
+    /// A worker died in mid-run: all that it ran is due again, before the others.
+    fn died(&mut self, run: u64) {
+        let Some(Run { worker, .. }) = self.runs.get(&run).copied() else { return };
+        let (lost, kept) =
+            std::mem::take(&mut self.runs).into_iter().partition(|(_, run)| run.worker == worker);
+        self.runs = kept;
+        let lost: BTreeMap<u64, Run> = lost;
+        for run in lost.into_values() {
+            self.ready.push_front(run.job);
+        }
+        self.bury(worker);
+        self.failed = Some(self.now);
+    }
+
+    fn bury(&mut self, worker: u64) {
+        if let Some(worker) = self.workers.remove(&worker) {
+            self.worker_seconds += self.now - worker.born;
+        }
+    }
+
+    fn booted(&mut self, id: u64) {
+        let fails = self.trace.faults.iter().find_map(|fault| match fault {
+            Fault::Crashing { span, boots, .. } if span.holds(self.now) => Some(*boots),
+            _ => None,
+        });
+        if fails.is_some_and(|share| self.random.chance(share)) {
+            self.bury(id);
+            self.failed = Some(self.now);
+            return;
+        }
+        if let Some(worker) = self.workers.get_mut(&id)
+            && worker.stage == Stage::Booting
+        {
+            worker.stage = Stage::Serving;
+            worker.idle_since = self.now;
+        }
+        let old = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.build < self.build && worker.stage == Stage::Serving);
+        // One of the new build is there for one of the old.
+        let relieved = old.min_by(|(_, a), (_, b)| a.running.cmp(&b.running)).map(|(id, _)| *id);
+        if let Some(worker) = relieved.and_then(|id| self.workers.get_mut(&id)) {
+            worker.stage = Stage::Leaving;
+            self.let_leave();
+        }
+    }
+
+    /// Who leaves and runs nothing, is gone.
+    fn let_leave(&mut self) {
+        let gone: Vec<u64> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.stage == Stage::Leaving && worker.running == 0)
+            .map(|(id, _)| *id)
+            .collect();
+        gone.into_iter().for_each(|id| self.bury(id));
+    }
+
+    /// Brings the number of workers nearer to what is wanted.
+    fn fill(&mut self) {
+        let old = self
+            .workers
+            .values()
+            .filter(|worker| worker.build < self.build && worker.stage != Stage::Leaving);
+        let old = u32::try_from(old.count()).unwrap_or(u32::MAX);
+        let surge = if old > 0 { self.target.div_ceil(4).min(old) } else { 0 };
+        loop {
+            let (booting, serving) = (self.count(Stage::Booting), self.count(Stage::Serving));
+            if booting + serving >= self.target + surge || !self.may_start(booting) {
+                break;
+            }
+            self.number += 1;
+            let id = self.number;
+            let worker = Worker {
+                stage: Stage::Booting,
+                born: self.now,
+                idle_since: self.now,
+                running: 0,
+                build: self.build,
+            };
+            self.workers.insert(id, worker);
+            self.starts += 1;
+            self.at(self.now + self.setting.boot, What::Booted(id));
+        }
+        self.most = self.most.max(self.count(Stage::Booting) + self.count(Stage::Serving));
+        let alive = self.count(Stage::Booting) + self.count(Stage::Serving);
+        let spare = usize::try_from(alive.saturating_sub(self.target + surge)).unwrap_or(0);
+        let mut spare_ones: Vec<(u64, f64)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.stage == Stage::Serving)
+            .filter(|(_, worker)| {
+                let idle = worker.running == 0;
+                self.style.idle_for.is_none_or(|least| idle && self.now - worker.idle_since >= least)
+            })
+            .map(|(id, worker)| {
+                (*id, if self.style.idle_for.is_some() { worker.idle_since } else { worker.born })
+            })
+            .collect();
+        spare_ones.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+        for (id, _) in spare_ones.into_iter().take(spare) {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.stage = Stage::Leaving;
+            }
+        }
+        self.let_leave();
+    }
+
+    fn may_start(&mut self, booting: u32) -> bool {
+        let is_careful = self.failed.is_some_and(|at| self.now - at < CAREFUL);
+        let rate = if is_careful { CAREFUL_STARTS_PER_S } else { STARTS_PER_S };
+        self.tokens = (self.tokens + (self.now - self.filled) * rate).min(BURST);
+        self.filled = self.now;
+        if booting >= self.setting.cores.max(self.target.div_ceil(4)) || self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+
+    fn sample(&mut self) {
+        if self.samples.last().is_some_and(|sample| self.now - sample.at < SAMPLE) {
+            return;
+        }
+        self.samples.push(Sample {
+            at: self.now,
+            ready: self.ready.len(),
+            workers: u32::try_from(self.workers.len()).unwrap_or(u32::MAX),
+            oldest: self.oldest(),
+        });
+    }
+
+    fn figures(&mut self) -> Figures {
+        // What never started has waited until the end.
+        for job in self.ready.drain(..) {
+            if let Some(job) = self.jobs.get(job).filter(|job| !job.has_started) {
+                self.waits.push(self.now - job.due);
+            }
+        }
+        self.waits.sort_by(f64::total_cmp);
+        let jobs = self.waits.len();
+        let share = |share: f64| {
+            let place = ((jobs as f64 * share).ceil() as usize).clamp(1, jobs.max(1)) - 1;
+            self.waits.get(place).copied().unwrap_or_default()
+        };
+        let missed = self.waits.iter().filter(|wait| **wait > self.setting.target_wait).count();
+        let back = |pair: &&[(f64, bool)]| match pair {
+            [(before, up), (at, then_up)] => up != then_up && at - before < 10.0,
+            _ => false,
+        };
+        Figures {
+            jobs,
+            missed: missed as f64 / jobs.max(1) as f64,
+            wait_p50: share(0.5),
+            wait_p99: share(0.99),
+            wait_max: self.waits.last().copied().unwrap_or_default(),
+            cost: self.worker_seconds * f64::from(self.setting.slots.max(1)) / self.work.max(1e-9),
+            worker_seconds: self.worker_seconds,
+            starts: self.starts,
+            decisions: self.turns.len(),
+            reversals: self.turns.windows(2).filter(back).count(),
+            most: self.most,
+            lasted: self.now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::{Arrival, Span};
+
+    /// So many workers, always.
+    struct Fixed(u32);
+
+    impl Controller for Fixed {
+        fn style(&self) -> Style {
+            Style { idle_for: Some(0.0), surges: true, is_woken: true }
+        }
+
+        fn pause(&self, _: usize) -> f64 {
+            10.0
+        }
+
+        fn decide(&mut self, _: &View<'_>) -> u32 {
+            self.0
+        }
+    }
+
+    const SETTING: Setting =
+        Setting { target_wait: 5.0, min_workers: 0, max_workers: 64, slots: 1, boot: 1.0, cores: 8 };
+
+    fn trace(jobs: impl IntoIterator<Item = (f64, f64)>, faults: Vec<Fault>) -> Trace {
+        let arrival = |(due, service)| Arrival { due, service, is_timer: false };
+        let jobs: Vec<Arrival> = jobs.into_iter().map(arrival).collect();
+        let lasts = jobs.last().map_or(0.0, |job| job.due);
+        Trace { name: "test", jobs, faults, lasts }
+    }
+
+    /// The waits in an M/M/1 queue of load 0.8 are known: P(W > t) = 0.8 e^(-0.2 t), in units of the service time.
+    #[test]
+    fn waits_are_those_of_queueing_theory() {
+        let mut random = Random::new(11);
+        let mut at = 0.0;
+        let jobs: Vec<(f64, f64)> = (0..400_000)
+            .map(|_| {
+                at += random.exponential(1.25);
+                (at, random.exponential(1.0))
+            })
+            .collect();
+        let (figures, _) = run(&trace(jobs, vec![]), &SETTING, &mut Fixed(1), 1);
+        assert_eq!(figures.jobs, 400_000);
+        for (seen, known) in [(figures.wait_p50, 1.6_f64.ln() / 0.2), (figures.wait_p99, 80.0_f64.ln() / 0.2)]
+        {
+            assert!((seen / known - 1.0).abs() < 0.06, "{seen} instead of {known}");
+        }
+        assert!((figures.cost - 1.25).abs() < 0.02, "{}", figures.cost);
+    }
+
+    #[test]
+    fn what_fails_comes_back_and_what_dies_runs_again() {
+        let all = Span { from: 0.0, to: 1e9 };
+        let jobs = || (0..200).map(|n| (f64::from(n), 0.5));
+        let failing = trace(jobs(), vec![Fault::Failing { span: all, share: 1.0 }]);
+        let (figures, _) = run(&failing, &SETTING, &mut Fixed(8), 1);
+        assert_eq!(figures.jobs, 200 * 5, "each once, and four times again");
+        let crashing = trace(jobs(), vec![Fault::Crashing { span: all, boots: 0.3, lives: 2.0 }]);
+        let (figures, _) = run(&crashing, &SETTING, &mut Fixed(8), 1);
+        assert_eq!(figures.jobs, 200, "a job that runs again has waited once");
+        assert!(figures.starts > 30, "{figures:?}");
+    }
+
+    #[test]
+    fn a_new_build_takes_over_with_nobody_waiting() {
+        let jobs = (0..2000).map(|n| (f64::from(n) * 0.1, 0.5));
+        let (figures, samples) =
+            run(&trace(jobs, vec![Fault::Deploy { at: 100.0 }]), &SETTING, &mut Fixed(8), 1);
+        assert_eq!(figures.starts, 16, "each of eight is replaced");
+        assert!(figures.most <= 10, "a quarter more at most: {}", figures.most);
+        let late =
+            samples.iter().filter(|sample| sample.at > 10.0).map(|sample| sample.oldest).fold(0.0, f64::max);
+        assert!(late < 0.1, "{late}");
+    }
+}
