@@ -1,5 +1,5 @@
-//! Metrics as text, in the OpenMetrics format or in the older one of Prometheus: what this host's master has counted and sees, and the queues as the store has
-//! them. The cost of a scrape grows with queues, kinds and pools, never with jobs.
+//! Metrics as text, in the OpenMetrics format or in the older one of Prometheus: what this host's master has counted and
+//! sees, and the queues as the store has them. The cost of a scrape grows with queues, kinds and pools, never with jobs.
 
 use std::fmt;
 

@@ -95,7 +95,7 @@ impl Trace {
         Some(Self { name, jobs, faults, lasts })
     }
 
-    /// What a fleet of these moments would have to do: due times and running times in milliseconds, as they were recorded.
+    /// What was recorded: when each job fell due, from the beginning, and how long it ran.
     #[must_use]
     pub fn recorded(name: &'static str, jobs: Vec<(Duration, Duration)>) -> Self {
         let mut jobs: Vec<Arrival> = jobs

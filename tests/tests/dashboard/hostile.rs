@@ -144,6 +144,8 @@ fn three_hundred_strings_run_nothing() {
             if dead == json!(count) { Ok(()) } else { Err(dead.to_string()) }
         })
         .unwrap();
+    let rich = rig.json(&["queue", "show", "default"])["scheduled"].as_u64().unwrap();
+    assert!(rich >= 200, "{rich} jobs hold a string in each of their fields");
     rig.open("dead");
     rig.browser.see("causes");
     // Each job's own page, and each string in every field of the search, one after another in the same document.

@@ -368,7 +368,12 @@ fn a_dead_backlog_delays_nobody(store: Store, backlog: usize) {
         assert_eq!(sent.code, Some(0), "{sent:?}");
     }
     let first = good_waits(&rig, &up, &good, "first", 1000);
-    std::thread::sleep(Duration::from_secs(20));
+    wait_for("the jobs of the dead one to be put off", LATE, || {
+        let queue = rig.json(&["queue", "show", "default"]);
+        let put_off = queue["scheduled"].as_u64().is_some_and(|count| count as usize > backlog / 10 * 9);
+        if put_off { Ok(()) } else { Err(queue.to_string()) }
+    })
+    .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
     let beside = good_waits(&rig, &up, &good, "beside", 1000);
     figure(&format!(
         "waits in ms (p50, p99, max) of one receiver: alone {alone:.1?}; as {backlog} jobs for a dead one come {first:.1?}; beside them {beside:.1?}"
