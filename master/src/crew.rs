@@ -36,6 +36,8 @@ pub(crate) struct Crew {
     pub(crate) decision: Decision,
     /// Workers that were asked for by hand beyond (or below) what the law finds.
     offset: i32,
+    /// As many as somebody chose, whatever the law finds.
+    pub(crate) fixed: Option<u32>,
     /// What the law found.
     lawful: u32,
     pub(crate) hands: BTreeMap<u32, Hand>,
@@ -102,6 +104,7 @@ impl Crew {
             law: Law::default(),
             decision,
             offset: 0,
+            fixed: None,
             hands: BTreeMap::new(),
             past: (0, 0),
             leaving: false,
@@ -150,6 +153,14 @@ impl Crew {
         self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
         self.lawful = self.decision.target;
         self.decision.shift(self.offset, max);
+        if let Some(fixed) = self.fixed {
+            let target = fixed.min(max);
+            let why = format!(
+                "told to have {target} by `scale`, until `scale {name} auto`; else {}: {}",
+                self.lawful, self.decision.why
+            );
+            self.decision = Decision { target, why, reason: Reason::ByHand, ..self.decision.clone() };
+        }
         if self.decision.target != before {
             let direction = if self.decision.target > before { "up" } else { "down" };
             let labels = [name, direction, self.decision.reason.as_str()];

@@ -10,6 +10,7 @@ use roundsman_shared::names::{JobId, QueueName, WorkerId};
 use roundsman_shared::protocol::ToChild;
 use roundsman_shared::store::{Pulse, Store, StoreError};
 
+use crate::beside::Before;
 use crate::slot::{self, Exit};
 use crate::spawn::Started;
 
@@ -67,6 +68,8 @@ pub(crate) enum Event {
     Terminated,
     /// What the registry knew of an earlier master's workers was read.
     Adopted,
+    /// What the registry knew of the master that this one takes over from.
+    Found(Before),
     /// A worker of an earlier master has ended, or had before.
     OrphanGone { worker: WorkerId, queues: Vec<QueueName> },
 }

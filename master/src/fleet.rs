@@ -10,9 +10,10 @@ use roundsman_shared::figures::{Figure, Figures, Metric, Said};
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::outlook::{MOST_QUEUES, Outlook, PoolOutlook, QueueOutlook};
-use roundsman_shared::protocol::{ToChild, VERSION};
+use roundsman_shared::protocol::{Standing, ToChild, VERSION};
 use roundsman_shared::store::StoreConfig;
 
+use crate::beside::Beside;
 use crate::child::{Child, Surroundings};
 use crate::crew::{Crew, Demand, Hand};
 use crate::event::{Event, Key};
@@ -44,11 +45,13 @@ pub(crate) struct Fleet {
     pub clock: Option<StoreClock>,
     pub blind: bool,
     pub paused: bool,
+    /// What is this master's of it.
+    pub beside: Beside,
 }
 
 impl Fleet {
     #[must_use]
-    pub(crate) fn new(host: String, plan: &Plan, around: Surroundings, now: Mono) -> Self {
+    pub(crate) fn new(host: String, plan: &Plan, around: Surroundings, beside: Beside, now: Mono) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut fleet = Self {
             host,
@@ -63,6 +66,7 @@ impl Fleet {
             clock: None,
             blind: false,
             paused: false,
+            beside,
         };
         fleet.arrange(plan, now);
         fleet
@@ -151,10 +155,63 @@ impl Fleet {
         for name in names {
             let Some(crew) = self.crews.get_mut(&name) else { continue };
             crew.decide(&name, now, &self.demand, self.blind, &mut self.figures);
+            let wanted = self.beside.wanted(&name, crew, now);
             let mut actions = Vec::new();
-            crew.pool.adjust(now, crew.decision.target, &mut self.budget, &mut unready, &mut actions);
+            if crew.plan.is_part() && !crew.leaving {
+                if wanted == 0 {
+                    crew.pool.close(now, Some(crew.plan.grace), "another master has it", &mut actions);
+                } else {
+                    crew.pool.reopen();
+                }
+            }
+            crew.pool.adjust(now, wanted, &mut self.budget, &mut unready, &mut actions);
             self.carry_out(&name, actions, now);
         }
+    }
+
+    /// Lets go what is more than this master's share, each after its jobs.
+    pub(crate) fn yield_workers(&mut self, now: Mono) {
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name).filter(|crew| !crew.plan.is_part()) else { continue };
+            let wanted = self.beside.wanted(&name, crew, now);
+            let mut actions = Vec::new();
+            crew.pool.shed(now, wanted, u32::MAX, "workers of another program take over", &mut actions);
+            self.carry_out(&name, actions, now);
+        }
+    }
+
+    /// How this master stands beside another, if that is news.
+    pub(crate) fn standing(&mut self, now: Mono) -> Option<Standing> {
+        self.beside.news(self.crews.iter().map(|(name, crew)| (&**name, crew)), now)
+    }
+
+    /// So many workers in a pool, whatever it needs.
+    pub(crate) fn fix(&mut self, pool: &str, to: Option<u32>, now: Mono) {
+        let Some((name, crew)) =
+            self.crews.get_key_value(pool).map(|(name, _)| name.clone()).and_then(|name| {
+                let crew = self.crews.get_mut(&name)?;
+                Some((name, crew))
+            })
+        else {
+            return;
+        };
+        crew.fixed = to;
+        crew.decide(&name, now, &self.demand, self.blind, &mut self.figures);
+        let wanted = self.beside.wanted(&name, crew, now);
+        let mut actions = Vec::new();
+        if to.is_some() {
+            crew.pool.shed(now, wanted, u32::MAX, "fewer workers are wanted (scale)", &mut actions);
+        }
+        self.carry_out(&name, actions, now);
+    }
+
+    /// A worker by the name that `status` shows, with its life; no part.
+    pub(crate) fn worker(&self, label: &str) -> Option<(&Hand, &Life)> {
+        let (pool, number) = label.rsplit_once('/')?;
+        let crew = self.crews.get(pool).filter(|crew| !crew.plan.is_part())?;
+        let number = number.parse().ok()?;
+        Some((crew.hands.get(&number)?, crew.pool.slots.get(&number)?.life()?))
     }
 
     /// So many workers more or fewer in every pool than are found to be needed, until this process ends.
@@ -171,7 +228,8 @@ impl Fleet {
             tracing::info!(pool, by, changed, wanted, why, "told to have more or fewer workers");
             let mut actions = Vec::new();
             if by < 0 && changed {
-                crew.pool.shed(now, crew.decision.target, by.unsigned_abs(), &mut actions);
+                let (wanted, why) = (crew.decision.target, "fewer workers are wanted (SIGTTOU)");
+                crew.pool.shed(now, wanted, by.unsigned_abs(), why, &mut actions);
             }
             self.carry_out(&name, actions, now);
         }
@@ -269,9 +327,10 @@ impl Fleet {
 
     /// Whether more is to be started as soon as the budget allows.
     #[must_use]
-    pub(crate) fn is_short(&self) -> bool {
-        self.crews.values().any(|crew| {
-            let wanted = usize::try_from(crew.decision.target).unwrap_or(usize::MAX);
+    pub(crate) fn is_short(&self, now: Mono) -> bool {
+        self.crews.iter().any(|(name, crew)| {
+            let wanted = self.beside.wanted(name, crew, now);
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
             !crew.leaving && crew.pool.quarantine.is_none() && crew.pool.filled() < wanted
         })
     }

@@ -5,6 +5,7 @@
 //! cores (pure)   slot      one worker process, from spawn to reaping
 //!                pool      the slots of a pool: starts, wake-ups, quarantine
 //!                scale     how many workers are needed, and why
+//!                beside    whose they are while two masters share a host
 //! rim            run       the one loop
 //!                fleet     carries out what the cores decide;  crew: one pool of it
 //!                spawn     the one thread that starts processes
@@ -13,13 +14,15 @@
 //!                release   jobs of the dead;  orphans: workers of an earlier master;  leftovers: what those left
 //!                upkeep    trimming, follow-ups, live settings
 //!                registry  the host's entry for `status`;  machine: whose pids it holds
-//!                parent    the pipe to the supervisor
+//!                parent    the pipe to the supervisor;  answer: what people ask of this master
 //!                plan      from settings to pools
 //! ```
 
 #![expect(clippy::cast_precision_loss, reason = "rates and spans are far below 2^52")]
 
 mod alarm;
+mod answer;
+mod beside;
 mod child;
 mod crew;
 mod event;

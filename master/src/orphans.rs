@@ -5,6 +5,7 @@ use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::store::Store;
 use tokio::sync::mpsc;
 
+use crate::beside::Before;
 use crate::event::Event;
 use crate::machine::Machine;
 use crate::registry::{HostRecord, start_time};
@@ -25,6 +26,24 @@ pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event
         }
     }
     let _ = events.send(Event::Adopted).await;
+}
+
+/// Reads what the master has that this one takes over from.
+pub(crate) async fn inherit(store: Store, host: String, events: mpsc::Sender<Event>) {
+    let here = Machine::here();
+    let records = store.hosts().await.unwrap_or_default();
+    let ours = records
+        .iter()
+        .filter_map(|text| serde_json::from_str::<HostRecord>(text).ok())
+        .find(|record| record.host == host && here.wrote(record));
+    let mut before = Before::default();
+    for pool in ours.map(|record| record.pools).unwrap_or_default() {
+        if pool.quarantined.is_some() {
+            before.quarantined.insert(pool.pool.clone());
+        }
+        before.desired.insert(pool.pool, pool.desired);
+    }
+    let _ = events.send(Event::Found(before)).await;
 }
 
 async fn watch(

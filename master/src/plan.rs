@@ -176,6 +176,15 @@ impl Plan {
         Ok(())
     }
 
+    /// The API shares its address with the one of the master that this one takes over from.
+    pub(crate) fn listen_beside(&mut self) {
+        for pool in self.pools.values_mut() {
+            if let Work::Part(Part::Http(spec)) = &mut pool.work {
+                spec.beside = true;
+            }
+        }
+    }
+
     /// Every queue that is served here, sorted.
     #[must_use]
     pub(crate) fn queues(&self) -> Vec<QueueName> {

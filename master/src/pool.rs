@@ -205,6 +205,18 @@ impl Pool {
         }
     }
 
+    /// Why its program is no good, once so many workers have not become ready, or it is quarantined.
+    #[must_use]
+    pub fn failing(&self, failures: u32) -> Option<String> {
+        match &self.quarantine {
+            Some(quarantine) => Some(quarantine.why.clone()),
+            None if self.boot_failures >= failures => {
+                Some(format!("{} workers in a row did not become ready", self.boot_failures))
+            }
+            None => None,
+        }
+    }
+
     pub fn put_in_quarantine(&mut self, now: Mono, why: String) {
         self.quarantine = Some(Quarantine { why, until: now + QUARANTINE });
         for slot in self.slots.values_mut() {
@@ -268,6 +280,13 @@ impl Pool {
         self.slots.values().filter_map(Slot::life).filter(|life| life.is_unready()).count()
     }
 
+    /// Workers that serve and are to stay.
+    #[must_use]
+    pub fn ready(&self) -> u32 {
+        let ready = |life: &&crate::slot::Life| life.stays() && life.ready.is_some();
+        u32::try_from(self.slots.values().filter_map(Slot::life).filter(ready).count()).unwrap_or(u32::MAX)
+    }
+
     /// Workers that are to stay, or wait to be started again.
     #[must_use]
     pub fn filled(&self) -> usize {
@@ -318,11 +337,11 @@ impl Pool {
     }
 
     /// Lets go up to `count` workers that are more than `desired`, though they may not have been idle for long.
-    pub fn shed(&mut self, now: Mono, desired: u32, count: u32, out: &mut Actions) {
+    pub fn shed(&mut self, now: Mono, desired: u32, count: u32, why: &str, out: &mut Actions) {
         let desired = usize::try_from(desired).unwrap_or(usize::MAX);
         let surplus = self.filled().saturating_sub(desired);
         let count = surplus.min(usize::try_from(count).unwrap_or(usize::MAX));
-        self.dismiss(now, count, "fewer workers are wanted (SIGTTOU)", out);
+        self.dismiss(now, count, why, out);
     }
 
     /// Lets workers go, also busy ones, each after its jobs: the least busy first.

@@ -120,6 +120,12 @@ impl Schedule {
         Self { lease: lease.min(LEASE), written: None, looked: None, going: false, refused: false }
     }
 
+    /// What was written counts no more.
+    pub(crate) fn forget(&mut self) {
+        self.written = None;
+        self.looked = None;
+    }
+
     /// What is to be written now, if anything.
     pub(crate) fn due(&mut self, now: Mono, record: impl FnOnce() -> HostRecord) -> Option<String> {
         if self.going {

@@ -20,12 +20,14 @@ use roundsman_shared::figures::{Figures, Said};
 use roundsman_shared::launch::MasterStart;
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::outlook::QueueOutlook;
-use roundsman_shared::protocol::{Beat, Doing, FromChild, StopMode, ToChild};
+use roundsman_shared::protocol::{Beat, Doing, FromChild, Question, StopMode, ToChild};
 use roundsman_shared::settings::{LoadInput, Settings};
 use roundsman_shared::store::{HostBeat, Pulse, Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::answer::{self, Answer};
+use crate::beside::Beside;
 use crate::child::Surroundings;
 use crate::crew::Demand;
 use crate::event::Event;
@@ -68,7 +70,11 @@ pub(crate) fn plan(start: &MasterStart) -> Result<Plan, String> {
     input.files.clone_from(&start.files);
     input.overrides.clone_from(&start.overrides);
     let loaded = Settings::load(&input).map_err(|error| error.to_string())?;
-    Plan::of(&loaded.settings).map_err(|error| error.to_string())
+    let mut plan = Plan::of(&loaded.settings).map_err(|error| error.to_string())?;
+    if start.heir.is_some() {
+        plan.listen_beside();
+    }
+    Ok(plan)
 }
 
 /// Runs the fleet until it is told to stop; answers the exit code.
@@ -91,8 +97,14 @@ pub(crate) async fn serve(
     );
     let now = Mono::now();
     let registry = Schedule::new(plan.store.lease);
+    let beside = Beside::new(start.heir);
+    let mut fleet = Fleet::new(start.host.clone(), &plan, around.clone(), beside, now);
+    for (pool, to) in &start.scaled {
+        fleet.fix(pool, Some(*to), now);
+    }
     let master = Master {
-        fleet: Fleet::new(start.host.clone(), &plan, around.clone(), now),
+        entered: entry(&start.host, start.heir.is_none()),
+        fleet,
         start,
         plan,
         parent,
@@ -138,6 +150,8 @@ struct Master {
     upkeep: Upkeep,
     live: BTreeMap<QueueName, BTreeMap<String, String>>,
     registry: Schedule,
+    /// The name of its entry there.
+    entered: String,
     /// The entry of an earlier master was read, so that it may be written over.
     adopted: bool,
     machine: Machine,
@@ -166,7 +180,7 @@ impl Master {
                 break;
             }
             let mut deadline = self.fleet.next_deadline().map_or(tick_at, |at| at.min(tick_at));
-            if self.stopping.is_none() && self.fleet.is_short() {
+            if self.stopping.is_none() && self.fleet.is_short(now) {
                 deadline = deadline.min(now + RETRY_STARTS);
             }
             let planned = deadline.max(now);
@@ -196,9 +210,12 @@ impl Master {
             }
             if now >= planned {
                 self.fleet.time(now);
-                if self.fleet.is_short() && self.stopping.is_none() {
+                if self.fleet.is_short(now) && self.stopping.is_none() {
                     self.fleet.scale(now);
                 }
+            }
+            if let Some(standing) = self.fleet.standing(now) {
+                self.parent.say(&FromChild::Standing(standing));
             }
             self.register(now);
         }
@@ -279,6 +296,11 @@ impl Master {
             Event::Kept { queue, work } => self.upkeep.done(now, &queue, work),
             Event::Registered(result) => self.registry.done(result),
             Event::Adopted => self.adopted = true,
+            Event::Found(before) => {
+                self.fleet.beside.found(before);
+                self.adopted = true;
+                self.rescale(now);
+            }
             Event::OrphanGone { worker, queues } => {
                 let ending = Ending::Unseen;
                 self.release(self.a_release(worker, queues, ending));
@@ -304,6 +326,24 @@ impl Master {
                 self.fleet.resize(by, now);
                 self.rescale(now);
             }
+            ToChild::Scale { pool, to } => {
+                self.fleet.fix(&pool, to, now);
+                self.rescale(now);
+            }
+            ToChild::Share { percent } => {
+                self.fleet.beside.share(percent);
+                if self.stopping.is_none() {
+                    self.fleet.scale(now);
+                    self.fleet.yield_workers(now);
+                }
+            }
+            ToChild::Lead { orphans } => self.lead(orphans, now),
+            ToChild::Follow => {
+                self.fleet.beside.follow();
+                self.enter_as(false);
+                self.rescale(now);
+            }
+            ToChild::Ask { ask, what } => self.answer(ask, &what, now),
             message @ (ToChild::Pause | ToChild::Resume) => {
                 self.fleet.paused = matches!(message, ToChild::Pause);
                 self.fleet.tell_all(&message);
@@ -424,7 +464,45 @@ impl Master {
         for release in std::mem::take(&mut self.waiting) {
             self.release(release);
         }
-        tokio::spawn(orphans::adopt(store, self.start.host.clone(), self.around.events.clone()));
+        let (host, events) = (self.start.host.clone(), self.around.events.clone());
+        if self.fleet.beside.is_heir() {
+            tokio::spawn(orphans::inherit(store, host, events));
+        } else {
+            tokio::spawn(orphans::adopt(store, host, events));
+        }
+    }
+
+    /// It speaks for the host from now on.
+    fn lead(&mut self, orphans: bool, now: Mono) {
+        self.fleet.beside.lead(now);
+        self.enter_as(true);
+        if let Some(store) = self.store.clone().filter(|_| orphans) {
+            tokio::spawn(orphans::adopt(store, self.start.host.clone(), self.around.events.clone()));
+        }
+        self.rescale(now);
+    }
+
+    /// Changes the name of the entry in the registry.
+    fn enter_as(&mut self, leader: bool) {
+        let name = entry(&self.start.host, leader);
+        let old = std::mem::replace(&mut self.entered, name);
+        // The leader's entry is the next leader's to write over.
+        if let Some(store) = self.store.clone().filter(|_| leader && old != self.entered) {
+            tokio::spawn(async move { drop(tokio::time::timeout(LEAVE, store.leave(&old)).await) });
+        }
+        self.registry.forget();
+    }
+
+    fn answer(&mut self, ask: u64, what: &Question, now: Mono) {
+        let Answer { code, lines, then } = answer::to(&self.fleet, what, now);
+        if let Some((key, event)) = then {
+            self.fleet.step(&key, event, now);
+        }
+        let mut lines = lines.into_iter().peekable();
+        while let Some(says) = lines.next() {
+            let code = lines.peek().is_none().then_some(code);
+            self.parent.say(&FromChild::Answer { ask, code, says });
+        }
     }
 
     fn apply_live(&mut self, changed: Option<&QueueName>) {
@@ -501,7 +579,7 @@ impl Master {
         let code = self.stopping.as_ref().map_or(exit::OK, |stopping| stopping.code);
         // The entry of a namesake is not ours to remove.
         if let Some(store) = self.store.as_ref().filter(|_| self.adopted) {
-            let _ = tokio::time::timeout(LEAVE, store.leave(&self.start.host)).await;
+            let _ = tokio::time::timeout(LEAVE, store.leave(&self.entered)).await;
         }
         self.parent.finish(&FromChild::Bye { why: "stopped".to_owned(), code: i32::from(code) });
         Ok(code)
@@ -510,9 +588,9 @@ impl Master {
     fn register(&mut self, now: Mono) {
         let Some(store) = self.store.clone().filter(|_| self.adopted) else { return };
         let fleet = &self.fleet;
-        let (start, since, machine) = (&self.start, self.since, &self.machine);
+        let (start, since, machine, entered) = (&self.start, self.since, &self.machine, &self.entered);
         let record = || HostRecord {
-            host: start.host.clone(),
+            host: entered.clone(),
             machine: Some(machine.clone()),
             supervisor: PidRecord { pid: start.supervisor_pid },
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
@@ -522,13 +600,19 @@ impl Master {
             parts: fleet.parts(),
         };
         let Some(record) = self.registry.due(now, record) else { return };
-        let beat = HostBeat { host: self.start.host.clone(), record, lease: self.registry.lease };
+        let beat = HostBeat { host: self.entered.clone(), record, lease: self.registry.lease };
         let events = self.around.events.clone();
         tokio::spawn(async move {
             let result = store.beat(&beat).await;
             let _ = events.send(Event::Registered(result)).await;
         });
     }
+}
+
+/// Under which name a master is entered in the registry: its host's, or, while another one speaks for that, one that no
+/// host has.
+fn entry(host: &str, leader: bool) -> String {
+    if leader { host.to_owned() } else { format!("{host}~{}", std::process::id()) }
 }
 
 /// What charts show of a queue.

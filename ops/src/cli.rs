@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use roundsman_shared::exit;
 
-use crate::commands::{about, bench, config, dead, enqueue, job, queue, service, simulate};
+use crate::commands::{about, bench, config, dead, enqueue, job, operate, queue, service, simulate};
 use crate::print;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -77,6 +77,17 @@ pub enum Verb {
     Dead(dead::DeadVerb),
     /// Show store, fleet and queues.
     Status,
+    /// Stop the fleet of this machine, after its running jobs.
+    Stop(operate::StopArgs),
+    /// Have the fleet of this machine read its settings again.
+    Reload(operate::ReloadArgs),
+    /// Have so many workers in a pool of this machine's fleet, or as many as it needs.
+    Scale(operate::ScaleArgs),
+    /// Look at workers, and stop one.
+    #[command(subcommand)]
+    Worker(operate::WorkerVerb),
+    /// Roll the fleet of this machine onto the program that is now on disk.
+    Deploy(operate::DeployArgs),
     /// Check store, durability, clocks, limits and permissions; every finding says what to do.
     Doctor,
     /// Show and check the settings.

@@ -60,6 +60,11 @@ impl Failure {
         Self::new(exit::TIMED_OUT, text)
     }
 
+    /// As a fleet said it.
+    pub fn with_code(code: u8, text: impl Into<String>) -> Self {
+        Self::new(code, text)
+    }
+
     pub fn interrupted() -> Self {
         Self::new(exit::INTERRUPTED, "interrupted")
     }

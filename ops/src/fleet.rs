@@ -87,6 +87,15 @@ pub enum Queues {
 #[derive(Debug, Default, Deserialize)]
 pub struct WorkerRecord {
     #[serde(default)]
+    pub worker: String,
+    #[serde(default)]
+    pub pid: Option<u32>,
+    #[serde(default)]
+    pub state: String,
+    /// In bytes.
+    #[serde(default)]
+    pub rss: u64,
+    #[serde(default)]
     pub jobs: Vec<Value>,
 }
 

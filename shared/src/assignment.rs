@@ -104,6 +104,9 @@ pub struct HttpSpec {
     pub reaches: Reaches,
     /// The store's URL with secrets masked.
     pub store: String,
+    /// Another process of this host may listen on the address until this one is ready to take over from it.
+    #[serde(default)]
+    pub beside: bool,
 }
 
 /// Where each transport may go for a job that names its own destination.
@@ -167,6 +170,7 @@ impl HttpSpec {
             tokens: http.tokens.iter().map(token).collect(),
             reaches: Reaches::of(&settings.transports),
             store: settings.store.url.to_string(),
+            beside: false,
         })
     }
 }

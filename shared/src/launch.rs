@@ -1,6 +1,7 @@
 //! How a child process finds what its parent prepared for it: names of environment variables, and for a master what
 //! `welcome` carries. No variable holds a secret, and none is handed on to handlers.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,12 @@ pub struct MasterStart {
     pub host: String,
     /// To show beside the master's own.
     pub supervisor_pid: u32,
+    /// Pools that are to have a number of workers of somebody's choice.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scaled: BTreeMap<String, u32>,
+    /// Another master serves this host, and this one is to take over from it; so many percent at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heir: Option<u8>,
 }
 
 #[cfg(test)]
@@ -55,6 +62,8 @@ mod tests {
             ],
             host: "mill-1".into(),
             supervisor_pid: 7,
+            scaled: BTreeMap::from([("mail".to_owned(), 3)]),
+            heir: Some(25),
         };
         let line = serde_json::to_string(&start).unwrap();
         assert_eq!(serde_json::from_str::<MasterStart>(&line).unwrap(), start);

@@ -17,6 +17,7 @@ pub mod board;
 #[cfg(feature = "store")]
 pub mod callback;
 pub mod clock;
+pub mod control;
 pub mod exit;
 pub mod figures;
 #[cfg(feature = "store")]

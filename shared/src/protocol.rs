@@ -96,6 +96,43 @@ pub enum FromChild {
     Bye { why: String, code: i32 },
     /// Something that people should know of.
     Warn { code: String, message: String },
+    /// Of a master, when it changes: how it stands beside another that takes over from it, or it from that.
+    Standing(Standing),
+    /// A line of the answer to [`ToChild::Ask`]; the last has the exit code that it amounts to.
+    Answer {
+        ask: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<u8>,
+        says: String,
+    },
+}
+
+/// How a master stands beside another one of the same host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// As it was told last.
+    pub share: u8,
+    pub leads: bool,
+    /// Workers that it is to have for its share, over all pools, and those that are ready.
+    pub wanted: u32,
+    pub ready: u32,
+    /// It has all that it is to have for its share.
+    pub settled: bool,
+    /// Processes that run no jobs, as far as only one master may have them.
+    pub parts: u32,
+    /// Why its program is no good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
+}
+
+/// What a master is asked for somebody who waits for the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "q", rename_all = "snake_case")]
+pub enum Question {
+    /// Have a worker leave; see [`crate::control::Order::StopWorker`].
+    StopWorker { worker: String, now: bool },
+    /// Say what a worker is at.
+    DumpWorker { worker: String },
 }
 
 /// A sign of life. All counters are cumulative.
@@ -187,6 +224,27 @@ pub enum ToChild {
     /// So many workers more (or fewer) in every pool than are found to be needed, beside what was said before.
     Resize {
         by: i32,
+    },
+    /// So many workers in a pool, whatever it needs; `None`: as many as it needs.
+    Scale {
+        pool: String,
+        to: Option<u32>,
+    },
+    /// So many percent of what the pools need are this master's to have; the rest is another one's of the same host.
+    Share {
+        percent: u8,
+    },
+    /// This master speaks for its host: it enters it in the store's registry, and has the processes of which there may be
+    /// one only. `orphans`: an earlier master has died, and its workers are to be looked after.
+    Lead {
+        orphans: bool,
+    },
+    /// Another one speaks for the host from now on.
+    Follow,
+    /// Answered with [`FromChild::Answer`].
+    Ask {
+        ask: u64,
+        what: Question,
     },
     /// Write down how things stand.
     Dump,

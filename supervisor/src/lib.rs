@@ -7,11 +7,12 @@
 //! run       the one loop
 //! spawn     starting the master          signals   what the operator asks
 //! reaper    all that is below            lock      one supervisor for a store and a host
-//! notify    talk to systemd
+//! notify    talk to systemd              control   orders over a socket
 //! ```
 //!
 //! Absent on purpose: tokio, a second thread, the store and every job.
 
+mod control;
 mod lock;
 mod note;
 mod notify;
@@ -21,7 +22,7 @@ mod signals;
 mod spawn;
 mod unit;
 
-pub use self::lock::{Holder, LockError};
+pub use self::lock::{Fleet, Holder, LockError, fleets};
 pub use self::run::{Launch, run};
 
 use roundsman_shared::exit;

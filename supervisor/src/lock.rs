@@ -12,6 +12,8 @@ use std::time::Duration;
 use roundsman_shared::clock::Mono;
 use roundsman_shared::settings::{Environment, StoreSettings, StoreUrl};
 
+use crate::control;
+
 /// A holder that was killed keeps its lock until the system has torn it down, which on a loaded machine takes longer than
 /// to start the next.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,9 +46,58 @@ impl std::fmt::Display for Holder {
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
+    path: PathBuf,
+}
+
+/// A fleet of this machine, as its lock tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fleet {
+    pub host: String,
+    /// Its supervisor.
+    pub pid: u32,
+    /// Where it takes orders.
+    pub socket: PathBuf,
+}
+
+/// The fleets of this user that serve the store on this machine now, each once.
+#[must_use]
+pub fn fleets(environment: &Environment, store: &StoreSettings) -> Vec<Fleet> {
+    let prefix = identity(store, "").replace('\0', " ");
+    let mut found: Vec<Fleet> = Vec::new();
+    // Where a service of the system keeps its state, by the unit that we write.
+    for dir in places(environment).chain([PathBuf::from("/var/lib/roundsman")]) {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "lock") {
+                continue;
+            }
+            let Ok(mut file) = File::open(&path) else { continue };
+            // Nobody holds it: what it says is about one that is gone.
+            if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+                continue;
+            }
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            let mut lines = text.lines();
+            let pid = lines.next().and_then(|line| line.parse().ok());
+            let host = lines.next().and_then(|line| line.strip_prefix(&prefix));
+            if let (Some(pid), Some(host)) = (pid, host)
+                && found.iter().all(|fleet| fleet.pid != pid)
+            {
+                found.push(Fleet { host: host.to_owned(), pid, socket: path.with_extension("sock") });
+            }
+        }
+    }
+    found.sort_unstable_by(|one, other| one.host.cmp(&other.host));
+    found
 }
 
 impl Lock {
+    /// Where this fleet takes orders, if a socket can have such a path.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        Some(self.path.with_extension("sock")).filter(|path| control::fits(path))
+    }
+
     /// Takes the lock for this store as this host.
     ///
     /// # Errors
@@ -101,8 +152,10 @@ fn lock(mut file: File, path: PathBuf, store: &StoreSettings, host: &str) -> Res
     }
     let text = format!("{}\n{}\n", std::process::id(), identity(store, host).replace('\0', " "));
     let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
-    written.map_err(|source| LockError::Io { path, source })?;
-    Ok(Lock { _file: file })
+    match written {
+        Ok(()) => Ok(Lock { _file: file, path }),
+        Err(source) => Err(LockError::Io { path, source }),
+    }
 }
 
 fn lock_within(file: &File, patience: Duration) -> Result<(), TryLockError> {

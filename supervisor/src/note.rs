@@ -72,6 +72,18 @@ pub(crate) enum Note {
     },
     State(String),
     NobodyToResize,
+    /// Onto the program that is on disk now.
+    Rolling,
+    Rolled {
+        from: u32,
+        to: u32,
+    },
+    Undoing {
+        why: String,
+    },
+    NotRolled {
+        why: String,
+    },
 }
 
 impl Note {
@@ -86,6 +98,8 @@ impl Note {
             | Self::Stopping { .. }
             | Self::Leaving { .. }
             | Self::NobodyToResize
+            | Self::Rolling
+            | Self::Rolled { .. }
             | Self::State(_) => tracing::info!("{self}"),
             Self::MasterEnded { .. } | Self::Garbled { .. } | Self::Warned { .. } | Self::Late { .. } => {
                 tracing::warn!("{self}");
@@ -95,6 +109,8 @@ impl Note {
             | Self::Silent { .. }
             | Self::Stuck { .. }
             | Self::GivenUp
+            | Self::Undoing { .. }
+            | Self::NotRolled { .. }
             | Self::Overdue { .. } => tracing::error!("{self}"),
         }
     }
@@ -144,6 +160,14 @@ impl fmt::Display for Note {
                 by.as_secs_f64()
             ),
             Self::State(text) => write!(f, "state: {text}"),
+            Self::Rolling => write!(f, "rolling onto the program that is on disk now"),
+            Self::Rolled { from, to } => {
+                write!(f, "rolled: master {to} serves, {from} leaves when the jobs of its workers have ended")
+            }
+            Self::Undoing { why } => {
+                write!(f, "the new program is no good: {why}; going back to the old one")
+            }
+            Self::NotRolled { why } => write!(f, "not rolled, the old program serves: {why}"),
             Self::NobodyToResize => {
                 write!(f, "there is no master to have more or fewer workers; send the signal again")
             }

@@ -74,14 +74,12 @@ impl Reaper {
         }
     }
 
-    /// Kills all that is left below, and waits until it is gone. `master` is one not yet reaped: where there is no
-    /// `/proc`, its group is all that is known.
-    pub(crate) fn sweep(&self, master: Option<u32>) {
+    /// Kills all that is left below, and waits until it is gone. `masters` are those not yet reaped: where there is
+    /// no `/proc`, their groups are all that is known.
+    pub(crate) fn sweep(&self, masters: impl Iterator<Item = u32>) {
         let end = Mono::now() + GONE;
         let mut killed = 0;
-        if let Some(pid) = master {
-            kill_group(pid);
-        }
+        masters.for_each(kill_group);
         let mut known = BTreeSet::new();
         loop {
             if self.collect().childless {

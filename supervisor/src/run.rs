@@ -4,33 +4,38 @@
 //! operator ──signals──▶ ┌────────────┐ ◀──stdout: hello, ready, a beat a second── master
 //! kernel ──SIGCHLD────▶ │ supervisor │ ──stdin: welcome, stop, pause, reload────▶   │
 //! systemd ◀──notify──── └────────────┘ ──ABRT, KILL (silence)───────────────────▶   ▼
-//!                             ▲ orphans of a dead master come here to be reaped   workers
+//! operator ──control────────▶ ▲ orphans of a dead master come here to be reaped   workers
 //! ```
 //!
 //! One thread that polls. Absent on purpose: tokio, threads, the store, job data, timers of its own. Nothing here waits
 //! but in `poll`: pipes are non-blocking, and what a master does not read in time is dropped, as every message is a state
 //! that can be said again or a stop that SIGKILL backs.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
+use roundsman_shared::control::{Order, Reply};
+use roundsman_shared::exit;
 use roundsman_shared::launch::MasterStart;
-use roundsman_shared::protocol::{self, FromChild, Lines, ToChild};
+use roundsman_shared::protocol::{self, FromChild, Lines, Question, ToChild};
 use roundsman_shared::settings::{LoadInput, Settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::control::Control;
 use crate::lock::Lock;
 use crate::notify::Notifier;
 use crate::reaper::{self, Reaper};
 use crate::signals::{Caught, Signals, Terminal};
-use crate::spawn;
-use crate::unit::{Action, Event, Request, Unit};
+use crate::spawn::{self, Image};
+use crate::unit::{Action, Asker, Event, Request, Unit};
 
 /// Bytes that are read from a master at a time, so that a flood of lines cannot keep the loop from the rest.
 const READ_AT_ONCE: usize = 64 * 1024;
@@ -38,6 +43,9 @@ const READ_AT_ONCE: usize = 64 * 1024;
 const LEFT_IN_PIPE: usize = 1024 * 1024;
 /// Bytes that may wait for a master to read them, beyond the one longest line.
 const UNSENT: usize = protocol::MAX_LINE_DOWN;
+
+/// How long a program that was rolled out by SIGUSR2 is watched.
+const WATCH: Duration = Duration::from_secs(10);
 
 /// What a supervisor serves.
 #[derive(Debug)]
@@ -57,10 +65,13 @@ pub struct Launch {
 /// When it cannot begin: another supervisor serves this store as this host, or the system refuses.
 pub fn run(launch: Launch, begun: impl FnOnce()) -> Result<u8, Error> {
     let lock = Lock::take(&launch.input.environment, &launch.settings.store, &launch.host)?;
-    let mut supervisor = Supervisor::prepare(launch)?;
+    let mut supervisor = Supervisor::prepare(launch, &lock)?;
     begun();
     let code = supervisor.serve();
-    supervisor.reaper.sweep(supervisor.unit.pid());
+    supervisor.reaper.sweep(supervisor.unit.pids());
+    if let Some(control) = supervisor.control.take() {
+        control.close();
+    }
     drop(lock);
     Ok(code)
 }
@@ -74,12 +85,35 @@ struct Supervisor {
     notifier: Notifier,
     /// Our own standard output, for the `stdout` handler: every program started from here inherits it.
     stdout: OwnedFd,
-    pipes: Option<Pipes>,
+    /// Of each master by its pid.
+    pipes: BTreeMap<u32, Pipes>,
+    /// Where this program lies, and its successors.
+    program: PathBuf,
+    /// What masters are started from.
+    image: Image,
+    /// What the last heir was started from.
+    heir: Option<Image>,
+    control: Option<Control>,
 }
 
 impl Supervisor {
-    fn prepare(launch: Launch) -> Result<Self, Error> {
+    fn prepare(launch: Launch, lock: &Lock) -> Result<Self, Error> {
         let failed = |what| move |source| Error::Prepare { what, source };
+        let socket = lock.socket();
+        let listening = socket.as_ref().map(|path| Control::listen(path.clone()));
+        let control = match listening {
+            Some(Ok(control)) => Some(control),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "no control socket: `stop`, `scale` and `deploy` cannot reach this fleet");
+                None
+            }
+            None => {
+                tracing::warn!(
+                    "the state folder's path is too long for a control socket: `stop`, `scale` and `deploy` cannot reach this fleet"
+                );
+                None
+            }
+        };
         Ok(Self {
             unit: Unit::new(Mono::now(), grace(&launch.settings)),
             signals: Signals::catch().map_err(failed("catch signals"))?,
@@ -89,7 +123,11 @@ impl Supervisor {
             // Not close-on-exec, other than nearly every descriptor.
             stdout: rustix::io::dup(io::stdout())
                 .map_err(|error| failed("hand down standard output")(error.into()))?,
-            pipes: None,
+            pipes: BTreeMap::new(),
+            program: spawn::own_path().map_err(failed("find the running program"))?,
+            image: Image::Own,
+            heir: None,
+            control,
             launch,
         })
     }
@@ -117,12 +155,14 @@ impl Supervisor {
             self.unit.step(now, event, &mut actions);
             for action in actions.drain(..) {
                 match action {
-                    Action::Start => events.push(self.start()),
-                    Action::Welcome => self.welcome(),
-                    Action::Send(message) => self.send(&message),
+                    Action::Start { heir } => events.push(self.start(heir)),
+                    Action::Welcome { pid, heir, scaled } => self.welcome(pid, heir, scaled),
+                    Action::Send { pid, message } => self.send(pid, &message),
+                    Action::Adopt => self.image = self.heir.take().unwrap_or(Image::Own),
+                    Action::Reply { to, reply } => self.reply(to, &reply),
                     Action::Abort { pid } => reaper::abort(pid),
                     Action::Kill { pid } => reaper::kill_group(pid),
-                    Action::Forget => self.pipes = None,
+                    Action::Forget { pid } => drop(self.pipes.remove(&pid)),
                     Action::Tell(news) => self.notifier.tell(&news),
                     Action::Note(note) => note.log(),
                     Action::Finish { code } => return Some(code),
@@ -132,10 +172,15 @@ impl Supervisor {
         None
     }
 
-    fn start(&mut self) -> Event {
+    fn start(&mut self, heir: bool) -> Event {
         // The seed of std's hash maps is random, and all the randomness needed here.
         let nonce = RandomState::new().build_hasher().finish();
-        let started = spawn::master(nonce, &self.stdout).and_then(|started| {
+        let image = if heir {
+            spawn::on_disk(&self.program).map(|image| self.heir.insert(image) as &_)
+        } else {
+            Ok(&self.image)
+        };
+        let started = image.and_then(|image| spawn::master(image, nonce, &self.stdout)).and_then(|started| {
             let pid = started.pid;
             Pipes::new(started.stdin, started.stdout).map(|pipes| (pid, pipes)).inspect_err(|_| {
                 reaper::kill_group(pid);
@@ -143,14 +188,14 @@ impl Supervisor {
         });
         match started {
             Ok((pid, pipes)) => {
-                self.pipes = Some(pipes);
-                Event::Started { pid, nonce }
+                self.pipes.insert(pid, pipes);
+                Event::Started { heir, pid, nonce }
             }
-            Err(error) => Event::StartFailed { error: error.to_string() },
+            Err(error) => Event::StartFailed { heir, error: error.to_string() },
         }
     }
 
-    fn welcome(&mut self) {
+    fn welcome(&mut self, pid: u32, heir: Option<u8>, scaled: BTreeMap<String, u32>) {
         let start = MasterStart {
             config: self.launch.input.config.clone(),
             alone: self.launch.input.alone,
@@ -158,32 +203,42 @@ impl Supervisor {
             overrides: self.launch.input.overrides.clone(),
             host: self.launch.host.clone(),
             supervisor_pid: std::process::id(),
+            scaled,
+            heir,
         };
         let work = serde_json::to_value(start).expect("a path that is UTF-8 serialises");
-        self.send(&ToChild::Welcome { v: protocol::VERSION, work });
+        self.send(pid, &ToChild::Welcome { v: protocol::VERSION, work });
     }
 
-    fn send(&mut self, message: &ToChild) {
-        if let Some(pipes) = &mut self.pipes {
+    fn send(&mut self, pid: u32, message: &ToChild) {
+        if let Some(pipes) = self.pipes.get_mut(&pid) {
             pipes.send(&protocol::encode(message));
+        }
+    }
+
+    fn reply(&mut self, to: Asker, reply: &Reply) {
+        if let Some(control) = &mut self.control {
+            control.reply(to, reply);
         }
     }
 
     /// Sleeps until something happens or must.
     fn wait(&self) {
         let now = Mono::now();
-        let deadline = self.unit.next_deadline().into_iter().chain(self.notifier.next_feed(now)).min();
+        let deadline = self.unit.next_deadline().into_iter().chain(self.notifier.next_feed(now));
+        let deadline = deadline.chain(self.control.as_ref().and_then(Control::next_deadline)).min();
         let left = deadline.map_or(Duration::ZERO, |deadline| deadline.since(now));
         let timeout = Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         };
         let mut watched = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        if let Some(pipes) = &self.pipes {
+        for pipes in self.pipes.values() {
             watched.extend(pipes.stdout.as_ref().map(|stdout| PollFd::new(stdout, PollFlags::IN)));
             let unsent = pipes.stdin.as_ref().filter(|_| !pipes.unsent.is_empty());
             watched.extend(unsent.map(|stdin| PollFd::new(stdin, PollFlags::OUT)));
         }
+        watched.extend(self.control.iter().flat_map(Control::watched));
         match poll(&mut watched, Some(&timeout)) {
             // What is ready is found by trying, since nothing here blocks.
             Ok(_) | Err(Errno::INTR) => {}
@@ -201,16 +256,76 @@ impl Supervisor {
             events.extend(self.on_signal(caught));
         }
         let reaped = self.reaper.collect();
-        let ended = reaped.exits.iter().any(|(pid, _)| Some(*pid) == self.unit.pid());
-        if let Some(pipes) = &mut self.pipes {
+        for (pid, pipes) in &mut self.pipes {
+            let ended = reaped.exits.iter().any(|(gone, _)| gone == pid);
             pipes.flush();
-            pipes.read(if ended { LEFT_IN_PIPE } else { READ_AT_ONCE }, events);
+            pipes.read(*pid, if ended { LEFT_IN_PIPE } else { READ_AT_ONCE }, events);
         }
         events.extend(reaped.exits.into_iter().map(|(pid, exit)| Event::Exited { pid, exit }));
         if reaped.childless {
             events.push(Event::Childless);
         }
+        let orders = self.control.as_mut().map(|control| control.gather(Mono::now())).unwrap_or_default();
+        for (asker, order) in orders {
+            events.extend(self.on_order(asker, order));
+        }
         events.push(Event::Tick);
+    }
+
+    /// What somebody asks for over the control socket; answered at once when that can be said here.
+    fn on_order(&mut self, asker: Asker, order: Order) -> Option<Event> {
+        tracing::info!(?order, "told over the control socket");
+        let request = match order {
+            Order::Stop { now: false } => Request::Stop { why: "told to stop" },
+            Order::Stop { now: true } => Request::StopNow { why: "told to stop at once" },
+            Order::Reload => {
+                let (request, reply) = match self.reload() {
+                    Ok(request) => (request, Reply::Done { text: "the settings are read again".to_owned() }),
+                    Err(refused) => {
+                        let text = format!("the old settings stay: {}", refused.text);
+                        let why = refused.why;
+                        (Request::KeepSettings { why }, Reply::Refused { code: exit::CONFIG, text })
+                    }
+                };
+                self.reply(asker, &reply);
+                return Some(Event::Asked(request));
+            }
+            Order::Scale { pool, to } => {
+                if let Err(refusal) = self.may_scale(&pool, to) {
+                    self.reply(asker, &refusal);
+                    return None;
+                }
+                Request::Scale { pool, to }
+            }
+            Order::StopWorker { worker, now } => Request::Question(Question::StopWorker { worker, now }),
+            Order::DumpWorker { worker } => Request::Question(Question::DumpWorker { worker }),
+            Order::Deploy { batch, watch_ms } => {
+                Request::Deploy { batch, watch: Duration::from_millis(watch_ms) }
+            }
+        };
+        Some(Event::Ordered { asker, request })
+    }
+
+    fn may_scale(&self, pool: &str, to: Option<u32>) -> Result<(), Reply> {
+        let pools = &self.launch.settings.pools;
+        let refuse = |code, text| Err(Reply::Refused { code, text });
+        let Some(settings) = pools.get(pool) else {
+            let names: Vec<&str> = pools.keys().map(String::as_str).collect();
+            return refuse(
+                exit::NOT_FOUND,
+                format!("there is no pool \"{pool}\" here; there are: {}", names.join(", ")),
+            );
+        };
+        let most = settings.max_workers_total.unwrap_or(u32::MAX).min(settings.max_workers);
+        match to {
+            Some(to) if to > most => refuse(
+                exit::CONFLICT,
+                format!(
+                    "pool {pool} may have {most} workers at most: raise max_workers in its settings first"
+                ),
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn on_signal(&mut self, caught: Caught) -> Vec<Event> {
@@ -219,39 +334,47 @@ impl Supervisor {
             Caught::Child => return Vec::new(),
             Caught::Stop(why) => Request::Stop { why },
             Caught::Hangup if self.terminal.is_closed() => Request::Stop { why: "the terminal was closed" },
-            Caught::Hangup => self.reload(),
+            Caught::Hangup => {
+                self.reload().unwrap_or_else(|refused| Request::KeepSettings { why: refused.why })
+            }
+            Caught::Roll => Request::Deploy { batch: None, watch: WATCH },
             Caught::Dump => {
                 return vec![Event::Asked(Request::Dump), Event::Asked(Request::Stop { why: "SIGQUIT" })];
             }
             Caught::Quiet => Request::Quiet,
             Caught::Resize(by) => Request::Resize { by },
-            Caught::NotServed(what) => {
-                tracing::warn!("{what}");
-                return Vec::new();
-            }
         };
         vec![Event::Asked(request)]
     }
 
     /// Checks the settings anew, so that a master is never told of wrong ones.
-    fn reload(&mut self) -> Request {
+    fn reload(&mut self) -> Result<Request, Refused> {
         let mut input = self.launch.input.clone();
         let settings = match input.read_files().and_then(|()| Settings::load(&input)) {
             Ok(loaded) => loaded.settings,
             Err(error) => {
                 tracing::error!("the settings are wrong, the old ones stay: {error}");
-                return Request::KeepSettings { why: "the new settings are wrong" };
+                return Err(Refused { why: "the new settings are wrong", text: error.to_string() });
             }
         };
         let (old, new) = (&self.launch.settings.store, &settings.store);
         if (&old.url, &old.namespace) != (&new.url, &new.namespace) {
-            tracing::error!("another store needs a restart, the old settings stay");
-            return Request::KeepSettings { why: "another store needs a restart" };
+            let why = "another store needs a restart";
+            tracing::error!("{why}, the old settings stay");
+            return Err(Refused { why, text: why.to_owned() });
         }
         tracing::info!("the settings are right, and loaded anew");
         self.launch.input = input;
-        Request::Reload { grace: grace(&settings) }
+        let grace = grace(&settings);
+        self.launch.settings = settings;
+        Ok(Request::Reload { grace })
     }
+}
+
+/// Why changed settings are not taken.
+struct Refused {
+    why: &'static str,
+    text: String,
 }
 
 /// The time that a stop may take: the longest of all pools.
@@ -297,7 +420,7 @@ impl Pipes {
         }
     }
 
-    fn read(&mut self, most: usize, events: &mut Vec<Event>) {
+    fn read(&mut self, pid: u32, most: usize, events: &mut Vec<Event>) {
         let mut buffer = [0; 8192];
         let mut left = most;
         while let Some(stdout) = self.stdout.as_mut().filter(|_| left > 0) {
@@ -305,7 +428,7 @@ impl Pipes {
                 Ok(0) => self.stdout = None,
                 Ok(count) => {
                     left = left.saturating_sub(count);
-                    self.lines.push(&buffer[..count], |line| events.extend(event(line)));
+                    self.lines.push(&buffer[..count], |line| events.extend(event(pid, line)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -315,9 +438,9 @@ impl Pipes {
     }
 }
 
-fn event(line: Result<&str, protocol::LineError>) -> Option<Event> {
+fn event(pid: u32, line: Result<&str, protocol::LineError>) -> Option<Event> {
     match line.and_then(protocol::decode::<FromChild>) {
-        Ok(message) => message.map(Event::Said),
-        Err(error) => Some(Event::Garbled(error.to_string())),
+        Ok(message) => message.map(|message| Event::Said { pid, message }),
+        Err(error) => Some(Event::Garbled { error: error.to_string() }),
     }
 }

@@ -22,8 +22,8 @@ pub(crate) enum Caught {
     Quiet,
     /// One worker more or fewer in every pool.
     Resize(i32),
-    /// Known, and without effect so far.
-    NotServed(&'static str),
+    /// Onto the program that is on disk now.
+    Roll,
 }
 
 const CAUGHT: [(i32, Caught); 9] = [
@@ -33,10 +33,7 @@ const CAUGHT: [(i32, Caught); 9] = [
     (signal::SIGHUP, Caught::Hangup),
     (signal::SIGQUIT, Caught::Dump),
     (signal::SIGUSR1, Caught::Quiet),
-    (
-        signal::SIGUSR2,
-        Caught::NotServed("SIGUSR2: a new binary is run after a restart; rolling onto it is not served yet"),
-    ),
+    (signal::SIGUSR2, Caught::Roll),
     (signal::SIGTTIN, Caught::Resize(1)),
     (signal::SIGTTOU, Caught::Resize(-1)),
 ];

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use roundsman_shared::launch;
@@ -30,12 +31,53 @@ pub(crate) struct Started {
     pub(crate) stdout: ChildStdout,
 }
 
-/// Starts the running program once more in the role of `master`, in a process group of its own.
+/// A program that a master can be started from, whatever becomes of its file.
+#[derive(Debug)]
+pub(crate) enum Image {
+    /// The one that runs here.
+    Own,
+    /// The file that is held open.
+    #[cfg(target_os = "linux")]
+    Held(OwnedFd),
+    /// The file at this path, where the system cannot start an open one.
+    #[cfg(not(target_os = "linux"))]
+    At(PathBuf),
+}
+
+/// Where the running program lies; asked before anybody can have replaced it.
+///
+/// # Errors
+/// When the system does not tell.
+pub(crate) fn own_path() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// The program that lies there now.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn on_disk(path: &Path) -> io::Result<Image> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{Mode, OFlags};
+        let named = |error: rustix::io::Errno| {
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        };
+        rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map(Image::Held).map_err(named)
+    }
+    #[cfg(not(target_os = "linux"))]
+    path.try_exists().and_then(|there| {
+        if there { Ok(Image::At(path.to_owned())) } else { Err(io::ErrorKind::NotFound.into()) }
+    })
+}
+
+/// Starts a program in the role of `master`, in a process group of its own.
 ///
 /// # Errors
 /// When the system cannot make a process or pipes.
-pub(crate) fn master(nonce: u64, our_stdout: &OwnedFd) -> io::Result<Started> {
-    let mut command = own_program()?;
+pub(crate) fn master(image: &Image, nonce: u64, our_stdout: &OwnedFd) -> io::Result<Started> {
+    let mut command = program(image)?;
     for name in OURS_ALONE {
         command.env_remove(name);
     }
@@ -54,12 +96,19 @@ pub(crate) fn master(nonce: u64, our_stdout: &OwnedFd) -> io::Result<Started> {
     Ok(Started { pid: child.id(), stdin, stdout })
 }
 
-/// The image that runs now, even if the file on disk is another by now.
 #[expect(clippy::disallowed_methods, reason = "the one place in this crate that starts a process")]
-fn own_program() -> io::Result<Command> {
-    let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
+fn program(image: &Image) -> io::Result<Command> {
+    let program = match image {
+        Image::Own if cfg!(target_os = "linux") => "/proc/self/exe".into(),
+        Image::Own => std::env::current_exe()?,
+        // It is closed only once the program is loaded.
+        #[cfg(target_os = "linux")]
+        Image::Held(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+        #[cfg(not(target_os = "linux"))]
+        Image::At(path) => path.clone(),
+    };
     let mut command = Command::new(program);
-    // For `ps`, which would show /proc/self/exe.
+    // For `ps`, which would show where it was loaded from.
     command.arg0("roundsman");
     Ok(command)
 }

@@ -14,15 +14,24 @@
 //!   suspended, starved), every deadline moves by as much.
 //! - A restart is held against the master when it died before it was ready, by an error, a crash or our own hand. A
 //!   SIGKILL that we did not send (an operator, the host out of memory) and an orderly end are not.
+//! - While another program is rolled out there are two masters, and after it the first finishes its jobs: see [`roll`].
 //! - `Finish` is the last action ever: what is still alive below is killed then.
 
-use std::collections::VecDeque;
+mod beside;
+mod charge;
+mod roll;
+mod words;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
+use roundsman_shared::control::Reply;
 use roundsman_shared::exit;
-use roundsman_shared::protocol::{self, Beat, FromChild, StopMode, ToChild};
+use roundsman_shared::protocol::{FromChild, Question, StopMode, ToChild};
 
+use self::charge::{Charge, Heard, Phase};
+use self::roll::Roll;
 use crate::note::Note;
 
 /// No line for so long, and the master is given up. It beats once a second.
@@ -54,6 +63,16 @@ const TICK: Duration = Duration::from_secs(1);
 /// Not stepped for so long, and the whole gap counts for nothing.
 const LATE: Duration = Duration::from_secs(2);
 
+/// Longer than any job: each ends by its own timeout before.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+/// For a master to answer a question.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Masters that may still be finishing when another program is to be rolled out.
+const MOST_RETIRED: usize = 4;
+
+/// Somebody who waits for an answer.
+pub(crate) type Asker = u64;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -62,7 +81,7 @@ pub(crate) enum Exit {
 }
 
 /// What people ask of a fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Stop, and the second time at once.
     Stop { why: &'static str },
@@ -76,22 +95,37 @@ pub(crate) enum Request {
     Resize { by: i32 },
     /// Say how things stand.
     Dump,
+    /// Stop without grace.
+    StopNow { why: &'static str },
+    /// So many workers in a pool, which exists, whatever it needs.
+    Scale { pool: String, to: Option<u32> },
+    /// For the master to answer.
+    Question(Question),
+    /// Roll onto the program that is on disk now.
+    Deploy { batch: Option<u32>, watch: Duration },
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
     /// [`Action::Start`] was carried out.
     Started {
+        heir: bool,
         pid: u32,
         nonce: u64,
     },
     StartFailed {
+        heir: bool,
         error: String,
     },
-    /// A line of the master.
-    Said(FromChild),
+    /// A line of a master.
+    Said {
+        pid: u32,
+        message: FromChild,
+    },
     /// A line that is no message.
-    Garbled(String),
+    Garbled {
+        error: String,
+    },
     /// A child was reaped: the master or an orphan that came to us.
     Exited {
         pid: u32,
@@ -99,7 +133,13 @@ pub(crate) enum Event {
     },
     /// There is no child left, of any kind.
     Childless,
+    /// By a signal.
     Asked(Request),
+    /// By somebody who waits for the answer.
+    Ordered {
+        asker: Asker,
+        request: Request,
+    },
     /// Time has passed.
     Tick,
 }
@@ -123,11 +163,26 @@ pub(crate) enum News {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
-    /// Start a master and answer with [`Event::Started`] or [`Event::StartFailed`].
-    Start,
-    /// Answer its `hello` with what it is to do.
-    Welcome,
-    Send(ToChild),
+    /// Start a master and answer with [`Event::Started`] or [`Event::StartFailed`]; an heir from the program on disk.
+    Start {
+        heir: bool,
+    },
+    /// Answer its `hello` with what it is to do; an heir is to take over so many percent at first.
+    Welcome {
+        pid: u32,
+        heir: Option<u8>,
+        scaled: BTreeMap<String, u32>,
+    },
+    Send {
+        pid: u32,
+        message: ToChild,
+    },
+    /// The program of the heir is the one that later masters are started from.
+    Adopt,
+    Reply {
+        to: Asker,
+        reply: Reply,
+    },
     /// SIGABRT to the master alone.
     Abort {
         pid: u32,
@@ -137,7 +192,9 @@ pub(crate) enum Action {
         pid: u32,
     },
     /// Its pipes are of no further use.
-    Forget,
+    Forget {
+        pid: u32,
+    },
     Tell(News),
     Note(Note),
     /// Kill what is left below, and leave with this code.
@@ -146,15 +203,7 @@ pub(crate) enum Action {
     },
 }
 
-/// How far a living master has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Greeting { nonce: u64 },
-    Booting,
-    Ready { since: Mono },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Master {
     /// None runs. The next is started at this moment.
     Due {
@@ -162,19 +211,7 @@ enum Master {
     },
     /// [`Action::Start`] is on its way.
     Starting,
-    Running {
-        pid: u32,
-        phase: Phase,
-        heard: Mono,
-    },
-    Aborting {
-        pid: u32,
-        until: Mono,
-    },
-    Killing {
-        pid: u32,
-        until: Mono,
-    },
+    Held(Charge),
     /// It left and no other will be started; what earlier ones left behind may finish.
     Gone,
     Finished,
@@ -209,7 +246,15 @@ pub(crate) struct Unit {
     ever_served: bool,
     /// When restarts were held against the master, the oldest first; at most [`MOST_RESTARTS`] + 1.
     failures: VecDeque<Mono>,
-    beat: Option<Beat>,
+    roll: Option<Roll>,
+    /// Masters whose program was replaced, and whose workers may finish; at most [`MOST_RETIRED`].
+    retired: Vec<Charge>,
+    /// Pools with a number of workers of somebody's choice.
+    scaled: BTreeMap<String, u32>,
+    /// Who waits for the master's answer, and until when.
+    questions: BTreeMap<Asker, Mono>,
+    /// Who waits for the end.
+    stoppers: Vec<Asker>,
     /// Why the settings that were to be loaded last are not the ones that count.
     refused: Option<&'static str>,
     /// What the service manager was told last.
@@ -230,7 +275,11 @@ impl Unit {
             ever_ready: false,
             ever_served: false,
             failures: VecDeque::new(),
-            beat: None,
+            roll: None,
+            retired: Vec::new(),
+            scaled: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            stoppers: Vec::new(),
             refused: None,
             told: String::new(),
             seen: now,
@@ -241,14 +290,17 @@ impl Unit {
     #[must_use]
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         let tick = self.seen + TICK;
-        let own = match self.master {
+        let own = match &self.master {
             Master::Finished => return None,
-            Master::Due { at } => at,
+            Master::Due { at } => *at,
             Master::Starting | Master::Gone => tick,
-            Master::Running { heard, .. } => heard + SILENCE,
-            Master::Aborting { until, .. } | Master::Killing { until, .. } => until,
+            Master::Held(charge) => charge.next_deadline(),
         };
-        let wished = match (self.wish, self.master) {
+        let rolling = self.roll.as_ref().map(Roll::next_deadline);
+        let retired = self.retired.iter().map(Charge::next_deadline);
+        let beside = rolling.into_iter().chain(retired).chain(self.questions.values().copied()).min();
+        let own = beside.map_or(own, |beside| own.min(beside));
+        let wished = match (self.wish, &self.master) {
             (Wish::Serve, _) => tick,
             (Wish::Drain { grace, .. }, Master::Gone) => grace,
             (Wish::Drain { until, .. } | Wish::Leave { until }, _) => until,
@@ -259,9 +311,9 @@ impl Unit {
     /// Whether the master has shown of late that its loop turns; one that has just started is given as long to.
     #[must_use]
     pub(crate) fn is_fresh(&self, now: Mono) -> bool {
-        match self.master {
-            Master::Running { heard, .. } => now.since(heard) < STALE,
-            Master::Due { .. } | Master::Starting | Master::Aborting { .. } | Master::Killing { .. } => false,
+        match &self.master {
+            Master::Held(charge) => charge.is_fresh(now),
+            Master::Due { .. } | Master::Starting => false,
             // There is none to watch.
             Master::Gone | Master::Finished => true,
         }
@@ -270,12 +322,16 @@ impl Unit {
     /// The master that may still be signalled.
     #[must_use]
     pub(crate) const fn pid(&self) -> Option<u32> {
-        match self.master {
-            Master::Running { pid, .. } | Master::Aborting { pid, .. } | Master::Killing { pid, .. } => {
-                Some(pid)
-            }
+        match &self.master {
+            Master::Held(charge) => Some(charge.pid),
             Master::Due { .. } | Master::Starting | Master::Gone | Master::Finished => None,
         }
+    }
+
+    /// Every master that may still be signalled.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        let heir = self.roll.as_ref().and_then(|roll| roll.heir.as_ref());
+        self.pid().into_iter().chain(heir.into_iter().chain(&self.retired).map(|charge| charge.pid))
     }
 
     /// Takes one event in; what is to be done comes out, to be carried out in order.
@@ -285,17 +341,23 @@ impl Unit {
         }
         self.forgive_own_lateness(now, actions);
         match event {
-            Event::Started { pid, nonce } => self.on_started(now, pid, nonce, actions),
-            Event::StartFailed { error } => {
+            Event::Started { heir: false, pid, nonce } => self.on_started(now, pid, nonce, actions),
+            Event::Started { heir: true, pid, nonce } => self.on_heir(now, pid, nonce, actions),
+            Event::StartFailed { heir: false, error } => {
                 actions.push(Action::Note(Note::StartFailed { error }));
                 self.failed(now, actions);
             }
-            Event::Said(message) => self.on_said(now, message, actions),
-            Event::Garbled(error) => actions.push(Action::Note(Note::Garbled { error })),
+            Event::StartFailed { heir: true, error } => {
+                self.undo(now, format!("its program cannot be started: {error}"), actions);
+                self.undone(actions);
+            }
+            Event::Said { pid, message } => self.on_said(now, pid, message, actions),
+            Event::Garbled { error } => actions.push(Action::Note(Note::Garbled { error })),
             Event::Exited { pid, exit } if Some(pid) == self.pid() => self.on_exit(now, pid, exit, actions),
-            Event::Exited { pid, exit } => actions.push(Action::Note(Note::OrphanEnded { pid, exit })),
+            Event::Exited { pid, exit } => self.on_other_exit(now, pid, exit, actions),
             Event::Childless => self.on_childless(actions),
-            Event::Asked(request) => self.on_asked(now, request, actions),
+            Event::Asked(request) => self.on_asked(now, request, None, actions),
+            Event::Ordered { asker, request } => self.on_asked(now, request, Some(asker), actions),
             Event::Tick => {}
         }
         self.on_time(now, actions);
@@ -308,11 +370,17 @@ impl Unit {
             return;
         }
         actions.push(Action::Note(Note::Late { by: late }));
-        match &mut self.master {
-            Master::Running { heard: moment, .. }
-            | Master::Aborting { until: moment, .. }
-            | Master::Killing { until: moment, .. } => *moment = *moment + late,
-            Master::Due { .. } | Master::Starting | Master::Gone | Master::Finished => {}
+        if let Master::Held(charge) = &mut self.master {
+            charge.shift(late);
+        }
+        if let Some(roll) = &mut self.roll {
+            roll.shift(late);
+        }
+        for charge in &mut self.retired {
+            charge.shift(late);
+        }
+        for until in self.questions.values_mut() {
+            *until = *until + late;
         }
         match &mut self.wish {
             Wish::Serve => {}
@@ -326,66 +394,71 @@ impl Unit {
 
     fn on_started(&mut self, now: Mono, pid: u32, nonce: u64, actions: &mut Vec<Action>) {
         actions.push(Action::Note(Note::Started { pid }));
-        self.beat = None;
-        self.master = Master::Running { pid, phase: Phase::Greeting { nonce }, heard: now };
+        let mut charge = Charge::new(now, pid, nonce);
         if self.wish != Wish::Serve {
-            self.kill(now, pid, actions);
+            charge.kill(now, actions);
         }
+        self.master = Master::Held(charge);
     }
 
-    fn on_said(&mut self, now: Mono, message: FromChild, actions: &mut Vec<Action>) {
-        // One that is being killed is not listened to any more.
-        let Master::Running { pid, phase, heard } = &mut self.master else { return };
-        let pid = *pid;
-        *heard = now;
-        match (&phase, message) {
-            (Phase::Greeting { nonce }, FromChild::Hello { v: [low, high], nonce: said, .. })
-                if said == *nonce && (low..=high).contains(&protocol::VERSION) =>
-            {
-                *phase = Phase::Booting;
-                actions.push(Action::Welcome);
-                if self.quiet {
-                    actions.push(Action::Send(ToChild::Pause));
+    /// A line of the master, of an heir, or of one that is retired.
+    fn on_said(&mut self, now: Mono, pid: u32, message: FromChild, actions: &mut Vec<Action>) {
+        if Some(pid) != self.pid() {
+            return self.on_other_said(now, pid, message, actions);
+        }
+        let Master::Held(charge) = &mut self.master else { return };
+        match &message {
+            FromChild::Standing(standing) if charge.is_welcome() => {
+                if let Some(roll) = &mut self.roll {
+                    roll.first_stands(now, standing, actions);
                 }
             }
-            (Phase::Greeting { .. }, _) => {
-                actions.push(Action::Note(Note::NotOurs { pid }));
-                self.kill(now, pid, actions);
+            FromChild::Answer { ask, code, says } => self.on_answer(*ask, *code, says, actions),
+            _ => {}
+        }
+        let Master::Held(charge) = &mut self.master else { return };
+        match charge.hear(now, message, actions) {
+            Heard::Nothing | Heard::Stranger => {}
+            Heard::Hello => {
+                actions.push(Action::Welcome { pid, heir: None, scaled: self.scaled.clone() });
+                if self.quiet {
+                    charge.send(ToChild::Pause, actions);
+                }
             }
-            (Phase::Booting, FromChild::Ready) => {
-                *phase = Phase::Ready { since: now };
+            Heard::Ready => {
                 self.ever_ready = true;
-                actions.push(Action::Note(Note::Ready { pid }));
                 if self.wish == Wish::Serve {
                     self.told = self.status(now);
                     actions.push(Action::Tell(News::Ready { status: self.told.clone() }));
                 }
             }
-            (_, FromChild::Hb(beat)) => {
-                self.ever_served |= beat.store_ok;
-                self.beat = Some(beat);
+            Heard::Beat => {
+                self.ever_served |= charge.beat.as_ref().is_some_and(|beat| beat.store_ok);
                 self.tell_status(now, actions);
             }
-            (_, FromChild::Draining { why }) => actions.push(Action::Note(Note::Draining { pid, why })),
-            (_, FromChild::Bye { why, code }) => actions.push(Action::Note(Note::Bye { pid, why, code })),
-            (_, FromChild::Warn { code, message }) => {
-                actions.push(Action::Note(Note::Warned { pid, code, message }));
-            }
-            // A second hello or ready tells nothing new, and a master has no slots to be full.
-            (
-                _,
-                FromChild::Hello { .. } | FromChild::Ready | FromChild::Full { .. } | FromChild::Figure(_),
-            ) => {}
         }
     }
 
-    fn on_exit(&mut self, now: Mono, pid: u32, exit: Exit, actions: &mut Vec<Action>) {
-        actions.push(Action::Forget);
-        let (ready_since, ours) = match self.master {
-            Master::Running { phase: Phase::Ready { since }, .. } => (Some(since), false),
-            Master::Running { .. } => (None, false),
-            _ => (None, true),
+    fn on_answer(&mut self, ask: Asker, code: Option<u8>, says: &str, actions: &mut Vec<Action>) {
+        if !self.questions.contains_key(&ask) {
+            return;
+        }
+        let text = says.to_owned();
+        let reply = match code {
+            None => Reply::Says { text },
+            Some(exit::OK) => Reply::Done { text },
+            Some(code) => Reply::Refused { code, text },
         };
+        if reply.is_last() {
+            self.questions.remove(&ask);
+        }
+        actions.push(Action::Reply { to: ask, reply });
+    }
+
+    fn on_exit(&mut self, now: Mono, pid: u32, exit: Exit, actions: &mut Vec<Action>) {
+        actions.push(Action::Forget { pid });
+        let Master::Held(charge) = &self.master else { return };
+        let (ready_since, ours) = (charge.ready_since(), charge.is_condemned());
         let orderly = exit == Exit::Code(0) && !ours;
         actions.push(Action::Note(Note::MasterEnded {
             pid,
@@ -394,6 +467,9 @@ impl Unit {
         }));
         if self.wish != Wish::Serve {
             self.master = Master::Gone;
+            return;
+        }
+        if self.is_succeeded(now, pid, actions) {
             return;
         }
         if let Exit::Code(code) = exit
@@ -451,14 +527,25 @@ impl Unit {
         self.finish(code, actions);
     }
 
-    fn on_asked(&mut self, now: Mono, request: Request, actions: &mut Vec<Action>) {
+    fn on_asked(&mut self, now: Mono, request: Request, asker: Option<Asker>, actions: &mut Vec<Action>) {
         match request {
-            Request::Stop { why } => self.on_stop(now, why, actions),
+            Request::Stop { why } => {
+                self.stoppers.extend(asker);
+                self.on_stop(now, why, actions);
+            }
+            Request::StopNow { why } => {
+                self.stoppers.extend(asker);
+                if self.wish == Wish::Serve {
+                    self.on_stop(now, why, actions);
+                }
+                self.leave(now, why, actions);
+            }
+            Request::Scale { pool, to } => self.on_scale(pool, to, asker, actions),
+            Request::Question(what) => self.on_question(now, what, asker, actions),
+            Request::Deploy { batch, watch } => self.on_deploy(now, batch, watch, asker, actions),
             Request::Reload { grace } => {
                 self.grace = grace;
-                if self.is_welcome() {
-                    actions.push(Action::Send(ToChild::Reload));
-                }
+                self.send_all(&ToChild::Reload, actions);
                 self.refused = None;
                 self.tell_reloaded(now, actions);
             }
@@ -469,24 +556,17 @@ impl Unit {
             Request::Quiet => {
                 self.quiet = true;
                 actions.push(Action::Note(Note::Quiet));
-                if self.is_welcome() {
-                    actions.push(Action::Send(ToChild::Pause));
-                }
+                self.send_all(&ToChild::Pause, actions);
                 self.tell_status(now, actions);
             }
             Request::Resize { by } => {
-                let message = ToChild::Resize { by };
-                actions.push(if self.is_welcome() {
-                    Action::Send(message)
-                } else {
-                    Action::Note(Note::NobodyToResize)
-                });
+                if !self.send(ToChild::Resize { by }, actions) {
+                    actions.push(Action::Note(Note::NobodyToResize));
+                }
             }
             Request::Dump => {
                 actions.push(Action::Note(Note::State(self.describe(now))));
-                if self.is_welcome() {
-                    actions.push(Action::Send(ToChild::Dump));
-                }
+                self.send_all(&ToChild::Dump, actions);
             }
         }
     }
@@ -502,42 +582,60 @@ impl Unit {
                     within: self.grace + OVER_GRACE,
                     status: self.told.clone(),
                 }));
-                match self.master {
-                    Master::Running { pid, phase: Phase::Greeting { .. }, .. } => {
-                        // It was not told yet what to do, so it has nothing to finish.
-                        self.kill(now, pid, actions);
-                    }
-                    Master::Running { .. } => self.send_stop(StopMode::Drain, self.grace, why, actions),
+                self.send_stop(StopMode::Drain, self.grace, why, actions);
+                match &mut self.master {
+                    // It was not told yet what to do, so it has nothing to finish.
+                    Master::Held(charge) if charge.phase == Phase::Greeting => charge.kill(now, actions),
                     Master::Due { .. } => self.master = Master::Gone,
-                    Master::Starting | Master::Aborting { .. } | Master::Killing { .. } => {}
-                    Master::Gone | Master::Finished => {}
+                    Master::Held(_) | Master::Starting | Master::Gone | Master::Finished => {}
                 }
+                self.abandon(now, actions);
             }
             Wish::Drain { asked, .. } if now.since(asked) < ONE_REQUEST => {}
-            Wish::Drain { .. } => {
-                self.wish = Wish::Leave { until: now + RELEASE };
-                actions.push(Action::Note(Note::Leaving { why }));
-                self.tell_status(now, actions);
-                if self.is_welcome() {
-                    self.send_stop(StopMode::Release, RELEASE, why, actions);
-                }
-            }
+            Wish::Drain { .. } => self.leave(now, why, actions),
             Wish::Leave { .. } => self.finish(exit::INTERRUPTED, actions),
         }
     }
 
+    /// What runs is given back.
+    fn leave(&mut self, now: Mono, why: &'static str, actions: &mut Vec<Action>) {
+        if matches!(self.wish, Wish::Leave { .. }) || self.master == Master::Finished {
+            return;
+        }
+        self.wish = Wish::Leave { until: now + RELEASE };
+        actions.push(Action::Note(Note::Leaving { why }));
+        self.tell_status(now, actions);
+        self.send_stop(StopMode::Release, RELEASE, why, actions);
+    }
+
     fn send_stop(&self, mode: StopMode, by: Duration, why: &str, actions: &mut Vec<Action>) {
         let by_ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-        actions.push(Action::Send(ToChild::Stop { mode, by_ms, why: why.to_owned() }));
+        self.send_all(&ToChild::Stop { mode, by_ms, why: why.to_owned() }, actions);
     }
 
+    /// To the master, if it listens.
+    fn send(&self, message: ToChild, actions: &mut Vec<Action>) -> bool {
+        match &self.master {
+            Master::Held(charge) if charge.is_welcome() => {
+                charge.send(message, actions);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// To every master that listens.
+    fn send_all(&self, message: &ToChild, actions: &mut Vec<Action>) {
+        self.send(message.clone(), actions);
+        let heir = self.roll.as_ref().and_then(|roll| roll.heir.as_ref());
+        for charge in heir.into_iter().chain(&self.retired) {
+            charge.send(message.clone(), actions);
+        }
+    }
+
+    #[cfg(test)]
     const fn is_welcome(&self) -> bool {
-        matches!(self.master, Master::Running { phase: Phase::Booting | Phase::Ready { .. }, .. })
-    }
-
-    fn kill(&mut self, now: Mono, pid: u32, actions: &mut Vec<Action>) {
-        actions.push(Action::Kill { pid });
-        self.master = Master::Killing { pid, until: now + KILL };
+        matches!(&self.master, Master::Held(charge) if charge.is_welcome())
     }
 
     fn on_time(&mut self, now: Mono, actions: &mut Vec<Action>) {
@@ -552,57 +650,25 @@ impl Unit {
             }
             Wish::Serve | Wish::Drain { .. } | Wish::Leave { .. } => {}
         }
-        match self.master {
-            Master::Due { at } if now >= at => {
+        let stuck = match &mut self.master {
+            Master::Due { at } if now >= *at => {
                 self.master = Master::Starting;
-                actions.push(Action::Start);
+                actions.push(Action::Start { heir: false });
+                false
             }
-            Master::Running { pid, heard, .. } if now >= heard + SILENCE => {
-                actions.push(Action::Note(Note::Silent { pid, since: now.since(heard) }));
-                actions.push(Action::Abort { pid });
-                self.master = Master::Aborting { pid, until: now + ABORT };
-            }
-            Master::Aborting { pid, until } if now >= until => self.kill(now, pid, actions),
-            Master::Killing { pid, until } if now >= until => {
-                // If it ever ends, it is reaped like an orphan.
-                actions.push(Action::Note(Note::Stuck { pid }));
-                actions.push(Action::Forget);
-                self.failed(now, actions);
-            }
-            _ => {}
+            Master::Held(charge) => charge.time(now, actions),
+            Master::Due { .. } | Master::Starting | Master::Gone | Master::Finished => false,
+        };
+        if stuck {
+            self.failed(now, actions);
         }
+        self.time_beside(now, actions);
     }
 
     fn finish(&mut self, code: u8, actions: &mut Vec<Action>) {
         self.master = Master::Finished;
+        self.answer_all(code, actions);
         actions.push(Action::Finish { code });
-    }
-
-    /// How things stand, in a line for the service manager. Nothing in it changes at every beat, but while draining.
-    fn status(&self, now: Mono) -> String {
-        let running = self.beat.as_ref().map_or(0, |beat| beat.running);
-        let jobs = if running == 1 { "1 job runs".to_owned() } else { format!("{running} jobs run") };
-        match (self.wish, self.master, &self.beat) {
-            (Wish::Leave { .. }, ..) => "stopping at once".to_owned(),
-            (Wish::Drain { grace, .. }, Master::Gone, _) => format!(
-                "draining: what an earlier master left behind may go on for {} s",
-                grace.since(now).as_secs()
-            ),
-            (Wish::Drain { grace, .. }, ..) => {
-                format!("draining: {jobs}, and may for {} s more", grace.since(now).as_secs())
-            }
-            (Wish::Serve, Master::Running { pid, phase: Phase::Ready { .. }, .. }, beat) => {
-                let does = if self.quiet { "quiet, takes no new jobs" } else { "serving" };
-                let store = match beat {
-                    Some(beat) if !beat.store_ok && self.ever_served => "; the store does not answer",
-                    Some(beat) if !beat.store_ok => "; the store has not answered yet",
-                    Some(_) | None => "",
-                };
-                let refused = self.refused.map(|why| format!("; the last reload was refused: {why}"));
-                format!("{does}, master {pid}{store}{}", refused.unwrap_or_default())
-            }
-            (Wish::Serve, ..) => "starting a master".to_owned(),
-        }
     }
 
     /// Tells the service manager how things stand, if that is news.
@@ -622,46 +688,12 @@ impl Unit {
             actions.push(Action::Tell(News::Reloaded { status: self.told.clone() }));
         }
     }
-
-    fn describe(&self, now: Mono) -> String {
-        let ago = |moment: Mono| format!("{} ms ago", now.since(moment).as_millis());
-        let master = match self.master {
-            Master::Due { .. } | Master::Starting => "none, about to be started".to_owned(),
-            Master::Running { pid, phase, heard } => {
-                let phase = match phase {
-                    Phase::Greeting { .. } => "started",
-                    Phase::Booting => "booting",
-                    Phase::Ready { .. } => "ready",
-                };
-                format!("{pid} {phase}, last line {}", ago(heard))
-            }
-            Master::Aborting { pid, .. } | Master::Killing { pid, .. } => format!("{pid} being killed"),
-            Master::Gone | Master::Finished => "gone".to_owned(),
-        };
-        let wish = match self.wish {
-            Wish::Serve if self.quiet => "quiet".to_owned(),
-            Wish::Serve => "serving".to_owned(),
-            Wish::Drain { asked, .. } => format!("draining, asked {}", ago(asked)),
-            Wish::Leave { .. } => "leaving now".to_owned(),
-        };
-        let failures = self.failures.iter().filter(|at| now.since(**at) < WINDOW).count();
-        let beat = self.beat.as_ref().map_or_else(
-            || "none".to_owned(),
-            |beat| {
-                let Beat { doing, claimed, done, failed, running, store_ok, .. } = beat;
-                let doing = doing.as_str();
-                format!(
-                    "{doing}, {claimed} claimed, {done} done, {failed} failed, {running} running, store {}",
-                    if *store_ok { "well" } else { "not answering" }
-                )
-            },
-        );
-        format!("{wish}; master {master}; last beat: {beat}; {failures} failures within a minute")
-    }
 }
 
 /// The number is the same on every system.
 const SIGKILL: i32 = 9;
 
+#[cfg(test)]
+mod roll_tests;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,8 @@ mod clock;
 mod deaths;
 #[path = "fleet/demo.rs"]
 mod demo;
+#[path = "fleet/deploy.rs"]
+mod deploy;
 #[path = "fleet/docs.rs"]
 mod docs;
 #[path = "fleet/exec.rs"]

@@ -1,6 +1,7 @@
 //! The master with real processes, signals and stores; this test plays its supervisor.
 #![expect(clippy::unwrap_used, reason = "a test fails by it, its helpers too")]
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -111,6 +112,8 @@ impl Site {
             overrides: vec![],
             host: "box".into(),
             supervisor_pid: std::process::id(),
+            scaled: BTreeMap::new(),
+            heir: None,
         };
         let welcome = ToChild::Welcome { v: 1, work: serde_json::to_value(start).unwrap() };
         stdin.write_all(encode(&welcome).as_bytes()).unwrap();

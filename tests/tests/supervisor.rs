@@ -304,8 +304,6 @@ fn signals_reach_the_master_as_messages() {
         stage.up.signal(signal).unwrap();
         stage.line(&format!("{{\"t\":\"resize\",\"by\":{by}}}"), None);
     }
-    stage.up.signal(Signal::USR2).unwrap();
-    stage.log("SIGUSR2: a new binary is run after a restart");
     stage.up.signal(Signal::USR1).unwrap();
     stage.line("{\"t\":\"pause\"}", None);
     // A new master is quiet too.
@@ -316,6 +314,21 @@ fn signals_reach_the_master_as_messages() {
     assert_eq!(stage.exit(), Some(0));
     stage.line("{\"t\":\"dump\"}", Some(master.pid));
     stage.log(&format!("state: quiet; master {} ready", next.pid));
+}
+
+#[test]
+fn an_heir_that_dies_leaves_all_as_it_was() {
+    let stage = Stage::new("good");
+    let master = stage.ready(None);
+    stage.up.signal(Signal::USR2).unwrap();
+    stage.log("rolling onto the program that is on disk now");
+    let heir = stage.ready(Some(master.pid));
+    Process::of(heir.pid).unwrap().signal(Signal::KILL).unwrap();
+    stage.log("not rolled, the old program serves: the new master ended by SIGKILL");
+    assert!(master.is_alive());
+    stage.line("{\"t\":\"share\",\"percent\":100}", None);
+    stage.up.signal(Signal::TERM).unwrap();
+    assert_eq!(stage.exit(), Some(0));
 }
 
 #[test]

@@ -414,6 +414,11 @@ impl Loop {
                 ToChild::Welcome { .. }
                 | ToChild::Reload
                 | ToChild::Resize { .. }
+                | ToChild::Scale { .. }
+                | ToChild::Share { .. }
+                | ToChild::Lead { .. }
+                | ToChild::Follow
+                | ToChild::Ask { .. }
                 | ToChild::Dump
                 | ToChild::Figures { .. }
                 | ToChild::Outlook(_),

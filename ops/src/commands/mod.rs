@@ -12,6 +12,7 @@ pub mod explain;
 pub mod find;
 pub mod job;
 pub mod list;
+pub mod operate;
 pub mod queue;
 pub mod service;
 pub mod show;
@@ -65,6 +66,26 @@ fn dispatch(globals: Globals, verb: Verb) -> Result<u8, Failure> {
         Verb::Status => {
             let context = context(&globals)?;
             on_runtime(status::run(&context))
+        }
+        Verb::Stop(args) => {
+            let context = context(&globals)?;
+            on_runtime(operate::stop(&context, args))
+        }
+        Verb::Reload(args) => {
+            let context = context(&globals)?;
+            on_runtime(operate::reload(&context, args))
+        }
+        Verb::Scale(args) => {
+            let context = context(&globals)?;
+            on_runtime(operate::scale(&context, args))
+        }
+        Verb::Worker(verb) => {
+            let context = context(&globals)?;
+            on_runtime(operate::worker(&context, verb))
+        }
+        Verb::Deploy(args) => {
+            let context = context(&globals)?;
+            on_runtime(operate::deploy(&context, args))
         }
         Verb::Bench(args) => {
             let context = context(&globals)?;

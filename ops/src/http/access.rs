@@ -249,6 +249,7 @@ mod tests {
             tokens,
             reaches: Reaches::default(),
             store: String::new(),
+            beside: false,
         })
     }
 

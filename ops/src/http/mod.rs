@@ -74,7 +74,7 @@ async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
     };
     let mut said = false;
     let listener = loop {
-        match server::listen(spec.listen) {
+        match server::listen(spec.listen, spec.beside) {
             Ok(listener) => break listener,
             Err(error) => {
                 if !said {

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -42,11 +43,20 @@ const OTHER_FILES: u64 = 256;
 /// After an `accept` that failed, as for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Listens on the address.
-pub(super) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // The connections of an earlier life do not hold the port.
-    socket.set_reuseaddr(true)?;
+/// Listens on the address. `beside`: also while the process does that this one takes over from; both share what comes in
+/// until that one stops.
+pub(super) fn listen(address: SocketAddr, beside: bool) -> std::io::Result<TcpListener> {
+    let socket = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // The connections of an earlier life do not hold the port.
+        socket.set_reuseaddr(true).map(|()| socket)
+    };
+    if !beside {
+        // Shared only with a successor: without this a second fleet would take half of the first one's connections.
+        socket()?.bind(address)?;
+    }
+    let socket = socket()?;
+    socket.set_reuseport(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -82,10 +92,24 @@ pub(super) async fn serve(
             },
         }
     }
+    // Who has been let in by the kernel is not turned away; the next one meets the successor, if there is one.
+    while let Some((stream, permit)) = waiting(&listener, &room).await {
+        tokio::spawn(connection(stream, tls.clone(), router.clone(), stop.clone(), permit));
+    }
     drop(listener);
     let all = u32::try_from(most).unwrap_or(u32::MAX);
     // All permits are back when all connections are over.
     let _ = room.acquire_many(all).await;
+}
+
+/// A connection that waits to be taken, if there is room for it.
+async fn waiting(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = room.clone().try_acquire_owned().ok()?;
+    let accepted = std::future::poll_fn(|context| match listener.poll_accept(context) {
+        Poll::Ready(Ok((stream, _))) => Poll::Ready(Some(stream)),
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+    });
+    Some((accepted.await?, permit))
 }
 
 async fn connection(

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use roundsman_shared::protocol::Beat;
 
 use super::*;
 
@@ -10,12 +11,23 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+/// Of the master that runs just then: see [`Stage::feed`].
+const CURRENT: u32 = 0;
+
+fn said(message: FromChild) -> Event {
+    Event::Said { pid: CURRENT, message }
+}
+
 fn hello(nonce: u64) -> Event {
-    Event::Said(FromChild::Hello { v: [1, 1], pid: 7, nonce, build: String::new() })
+    said(FromChild::Hello { v: [1, 1], pid: 7, nonce, build: String::new() })
 }
 
 fn beat() -> Event {
-    Event::Said(FromChild::Hb(Beat { store_ok: true, ..Beat::default() }))
+    said(FromChild::Hb(Beat { store_ok: true, ..Beat::default() }))
+}
+
+fn welcome() -> Action {
+    Action::Welcome { pid: CURRENT, heir: None, scaled: BTreeMap::new() }
 }
 
 fn stop() -> Event {
@@ -33,7 +45,7 @@ impl Stage {
     fn new() -> Self {
         let now = Mono::from_nanos(1_000_000_000_000);
         let mut stage = Self { unit: Unit::new(now, GRACE), now, pid: 100 };
-        assert_eq!(stage.feed(Event::Tick), [Action::Start]);
+        assert_eq!(stage.feed(Event::Tick), [Action::Start { heir: false }]);
         stage.start();
         stage
     }
@@ -46,26 +58,42 @@ impl Stage {
 
     fn start(&mut self) {
         self.pid += 1;
-        assert_eq!(self.feed(Event::Started { pid: self.pid, nonce: 5 }), []);
+        assert_eq!(self.feed(Event::Started { heir: false, pid: self.pid, nonce: 5 }), []);
     }
 
     fn get_ready(&mut self) {
-        assert_eq!(self.feed(hello(5))[0], Action::Welcome);
-        let told = self.feed(Event::Said(FromChild::Ready));
+        assert_eq!(self.feed(hello(5))[0], welcome());
+        let told = self.feed(said(FromChild::Ready));
         assert!(matches!(told[..], [Action::Tell(News::Ready { .. })]), "{told:?}");
     }
 
     fn feed(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = self.step(event);
+        actions.retain(|action| !matches!(action, Action::Note(_) | Action::Tell(News::Status(_))));
+        for action in &mut actions {
+            if let Action::Welcome { pid, .. } | Action::Send { pid, .. } = action
+                && *pid == self.pid
+            {
+                *pid = CURRENT;
+            }
+        }
+        actions
+    }
+
+    fn step(&mut self, mut event: Event) -> Vec<Action> {
+        if let Event::Said { pid, .. } = &mut event
+            && *pid == CURRENT
+        {
+            *pid = self.pid;
+        }
         let mut actions = Vec::new();
         self.unit.step(self.now, event, &mut actions);
-        actions.retain(|action| !matches!(action, Action::Note(_) | Action::Tell(News::Status(_))));
         actions
     }
 
     /// What the service manager is told.
     fn tells(&mut self, event: Event) -> Vec<News> {
-        let mut actions = Vec::new();
-        self.unit.step(self.now, event, &mut actions);
+        let actions = self.step(event);
         let news = |action| if let Action::Tell(news) = action { Some(news) } else { None };
         actions.into_iter().filter_map(news).collect()
     }
@@ -84,12 +112,12 @@ impl Stage {
 
     fn dies(&mut self, exit: Exit) -> Vec<Action> {
         let actions = self.feed(Event::Exited { pid: self.pid, exit });
-        actions.into_iter().filter(|it| !matches!(it, Action::Forget | Action::Tell(_))).collect()
+        actions.into_iter().filter(|it| !matches!(it, Action::Forget { .. } | Action::Tell(_))).collect()
     }
 
     fn send_stop(mode: StopMode, by: Duration) -> Action {
         let by_ms = u64::try_from(by.as_millis()).unwrap();
-        Action::Send(ToChild::Stop { mode, by_ms, why: "SIGTERM".into() })
+        Action::Send { pid: CURRENT, message: ToChild::Stop { mode, by_ms, why: "SIGTERM".into() } }
     }
 }
 
@@ -107,7 +135,7 @@ fn a_beating_master_is_left_alone() {
 fn a_killed_master_is_replaced_at_once_and_for_ever() {
     let mut stage = Stage::ready();
     for _ in 0..1000 {
-        assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start]);
+        assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start { heir: false }]);
         stage.start();
         stage.get_ready();
     }
@@ -131,7 +159,7 @@ fn what_counts_against_a_master() {
             stage.feed(beat());
         }
         stage.pass(lived);
-        assert_eq!(stage.dies(exit), [Action::Start], "{exit:?}");
+        assert_eq!(stage.dies(exit), [Action::Start { heir: false }], "{exit:?}");
         assert_eq!(stage.unit.failures.len(), usize::from(counts), "{exit:?} {ready} {lived:?}");
     }
 }
@@ -146,7 +174,7 @@ fn failures_are_followed_by_pauses_and_by_giving_up() {
             assert_eq!(stage.pass(ms(pause - 1)), []);
             actions = stage.pass(ms(1));
         }
-        assert_eq!(actions, [Action::Start], "{pause}");
+        assert_eq!(actions, [Action::Start { heir: false }], "{pause}");
         stage.start();
     }
     assert_eq!(stage.dies(Exit::Code(1)), [Action::Finish { code: exit::FAILED }]);
@@ -157,7 +185,7 @@ fn failures_are_followed_by_pauses_and_by_giving_up() {
 fn old_failures_are_forgotten() {
     let mut stage = Stage::new();
     for _ in 0..100 {
-        assert_eq!(stage.dies(Exit::Code(1)), [Action::Start]);
+        assert_eq!(stage.dies(Exit::Code(1)), [Action::Start { heir: false }]);
         stage.start();
         for _ in 0..60 {
             stage.pass(ms(1000));
@@ -169,10 +197,13 @@ fn old_failures_are_forgotten() {
 #[test]
 fn a_program_that_cannot_be_started_is_a_failure() {
     let mut stage = Stage::ready();
-    assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start]);
-    assert_eq!(stage.feed(Event::StartFailed { error: "no memory".into() }), [Action::Start]);
-    assert_eq!(stage.feed(Event::StartFailed { error: "no memory".into() }), []);
-    assert_eq!(stage.pass(ms(100)), [Action::Start]);
+    assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start { heir: false }]);
+    assert_eq!(
+        stage.feed(Event::StartFailed { heir: false, error: "no memory".into() }),
+        [Action::Start { heir: false }]
+    );
+    assert_eq!(stage.feed(Event::StartFailed { heir: false, error: "no memory".into() }), []);
+    assert_eq!(stage.pass(ms(100)), [Action::Start { heir: false }]);
 }
 
 #[test]
@@ -183,17 +214,21 @@ fn what_a_restart_cannot_mend_is_passed_on_at_the_first_start_only() {
         assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
         // Ready, but its store was never reached, or found unfit.
         let mut stage = Stage::ready();
-        assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Start], "once may be chance");
+        assert_eq!(
+            stage.dies(Exit::Code(code.into())),
+            [Action::Start { heir: false }],
+            "once may be chance"
+        );
         stage.start();
         stage.get_ready();
         assert_eq!(stage.dies(Exit::Code(code.into())), []);
-        assert_eq!(stage.pass(ms(100)), [Action::Start]);
+        assert_eq!(stage.pass(ms(100)), [Action::Start { heir: false }]);
         stage.start();
         stage.get_ready();
         assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Finish { code }]);
         let mut stage = Stage::ready();
         stage.feed(beat());
-        assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Start]);
+        assert_eq!(stage.dies(Exit::Code(code.into())), [Action::Start { heir: false }]);
     }
 }
 
@@ -221,7 +256,7 @@ fn silence_is_ended_by_abort_then_kill() {
         assert_eq!(stage.feed(beat()), []);
         assert_eq!(stage.pass(ms(1999)), []);
         assert_eq!(stage.pass(ms(1)), [Action::Kill { pid }]);
-        assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start]);
+        assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start { heir: false }]);
         assert_eq!(stage.unit.failures.len(), 1);
     }
 }
@@ -231,7 +266,7 @@ fn a_master_that_even_sigkill_does_not_end_is_left_to_itself() {
     let mut stage = Stage::ready();
     let stuck = stage.pid;
     stage.pass(SILENCE + ABORT);
-    assert_eq!(stage.pass(KILL), [Action::Forget, Action::Start]);
+    assert_eq!(stage.pass(KILL), [Action::Forget { pid: stuck }, Action::Start { heir: false }]);
     stage.start();
     stage.get_ready();
     assert_eq!(stage.feed(Event::Exited { pid: stuck, exit: Exit::Signal(SIGABRT) }), []);
@@ -253,15 +288,15 @@ fn own_lateness_is_not_held_against_the_master() {
 #[test]
 fn a_process_that_is_not_ours_is_killed() {
     let strange = FromChild::Hello { v: [2, 3], pid: 7, nonce: 5, build: String::new() };
-    for first in [hello(6), beat(), Event::Said(FromChild::Ready), Event::Said(strange)] {
+    for first in [hello(6), beat(), said(FromChild::Ready), said(strange)] {
         let mut stage = Stage::new();
         let pid = stage.pid;
         assert_eq!(stage.feed(first), [Action::Kill { pid }]);
-        assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start]);
+        assert_eq!(stage.dies(Exit::Signal(SIGKILL)), [Action::Start { heir: false }]);
         assert_eq!(stage.unit.failures.len(), 1);
     }
     let mut stage = Stage::new();
-    assert_eq!(stage.feed(Event::Garbled("?".into())), []);
+    assert_eq!(stage.feed(Event::Garbled { error: "?".into() }), []);
 }
 
 #[test]
@@ -359,7 +394,7 @@ fn freshness_ends_before_the_master_is_given_up_and_comes_back_with_a_beat() {
 #[test]
 fn a_service_manager_is_told_in_words_and_of_each_thing_once() {
     let says = |text: &str| vec![News::Status(text.to_owned())];
-    let beats = |running, store_ok| Event::Said(FromChild::Hb(Beat { running, store_ok, ..Beat::default() }));
+    let beats = |running, store_ok| said(FromChild::Hb(Beat { running, store_ok, ..Beat::default() }));
     let mut stage = Stage::new();
     // A reload that ended now would be taken for the end of the start.
     assert_eq!(stage.tells(Event::Asked(Request::KeepSettings { why: "x" })), []);
@@ -401,12 +436,15 @@ fn reload_and_quiet_reach_the_master_and_its_successor() {
     let grace = ms(5000);
     assert_eq!(stage.feed(Event::Asked(Request::Reload { grace })), []);
     assert_eq!(stage.feed(Event::Asked(Request::Quiet)), []);
-    assert_eq!(stage.feed(hello(5)), [Action::Welcome, Action::Send(ToChild::Pause)]);
-    assert_eq!(stage.feed(Event::Asked(Request::Reload { grace })), [Action::Send(ToChild::Reload)]);
-    stage.feed(Event::Said(FromChild::Ready));
+    assert_eq!(stage.feed(hello(5)), [welcome(), Action::Send { pid: CURRENT, message: ToChild::Pause }]);
+    assert_eq!(
+        stage.feed(Event::Asked(Request::Reload { grace })),
+        [Action::Send { pid: CURRENT, message: ToChild::Reload }]
+    );
+    stage.feed(said(FromChild::Ready));
     stage.dies(Exit::Signal(SIGKILL));
     stage.start();
-    assert_eq!(stage.feed(hello(5)), [Action::Welcome, Action::Send(ToChild::Pause)]);
+    assert_eq!(stage.feed(hello(5)), [welcome(), Action::Send { pid: CURRENT, message: ToChild::Pause }]);
     assert_eq!(stage.feed(stop())[1..], [Stage::send_stop(StopMode::Drain, grace)]);
 }
 
@@ -421,7 +459,10 @@ fn the_state_is_told_in_words() {
                  last beat: starting, 0 claimed, 0 done, 0 failed, 0 running, store well; \
                  0 failures within a minute";
     // And the master tells of what is below it.
-    assert_eq!(actions, [Action::Note(Note::State(state.into())), Action::Send(ToChild::Dump)]);
+    assert_eq!(
+        actions,
+        [Action::Note(Note::State(state.into())), Action::Send { pid: stage.pid, message: ToChild::Dump }]
+    );
 }
 
 /// What may happen to a supervisor, as seen by the processes of a machine that does what it is told.
@@ -498,28 +539,34 @@ impl World {
 
     fn feed(&mut self, event: Event) {
         let mut events = vec![event];
-        while let Some(event) = events.pop() {
+        while let Some(mut event) = events.pop() {
+            if let (Event::Said { pid, .. }, Some(alive)) = (&mut event, self.alive) {
+                *pid = alive;
+            }
             let mut actions = Vec::new();
             self.unit.step(self.now, event, &mut actions);
             assert!(!self.over || actions.is_empty(), "after the end: {actions:?}");
             for action in actions {
                 match action {
-                    Action::Start => {
+                    Action::Start { heir: _ } => {
                         assert!(self.alive.is_none() || self.stubborn, "two masters");
                         self.pids += 1;
                         self.killed = false;
                         self.alive = Some(self.pids);
                         self.starts.push(self.now);
-                        events.push(Event::Started { pid: self.pids, nonce: 5 });
+                        events.push(Event::Started { heir: false, pid: self.pids, nonce: 5 });
                     }
                     Action::Abort { pid } => assert_eq!(self.alive, Some(pid), "a signal to a dead process"),
                     Action::Kill { pid } => {
                         assert_eq!(self.alive, Some(pid), "a signal to a dead process");
                         self.killed = true;
                     }
-                    Action::Welcome | Action::Send(_) => assert!(self.alive.is_some(), "a message to nobody"),
+                    Action::Welcome { .. } | Action::Send { .. } => {
+                        assert!(self.alive.is_some(), "a message to nobody")
+                    }
                     Action::Finish { .. } => self.over = true,
-                    Action::Forget | Action::Tell(_) | Action::Note(_) => {}
+                    Action::Adopt | Action::Reply { .. } => unreachable!("nobody has ordered anything"),
+                    Action::Forget { .. } | Action::Tell(_) | Action::Note(_) => {}
                 }
             }
         }
@@ -561,7 +608,7 @@ impl World {
             }
             Chance::Hello if self.alive.is_some() => self.feed(hello(5)),
             Chance::WrongHello if self.alive.is_some() => self.feed(hello(4)),
-            Chance::Say(message) if self.alive.is_some() => self.feed(Event::Said(message)),
+            Chance::Say(message) if self.alive.is_some() => self.feed(said(message)),
             Chance::Hello | Chance::WrongHello | Chance::Say(_) => {}
             Chance::Die(exit) => self.die(exit),
             Chance::StrangerDies => self.feed(Event::Exited { pid: 90_000, exit: Exit::Code(0) }),
@@ -608,7 +655,7 @@ proptest! {
             world.feed(hello(5));
         }
         if greeted && ready {
-            world.feed(Event::Said(FromChild::Ready));
+            world.feed(said(FromChild::Ready));
         }
         if greeted {
             for _ in 0..beats {

@@ -105,7 +105,7 @@ fn the_program_tells_of_itself() {
     }
     assert!(text(&["man"]).contains(".TH roundsman 1") && text(&["man"]).contains("Exit codes"));
     assert!(text(&["help"]).contains("enqueue"));
-    for hidden in ["master", "worker", "intake"] {
+    for hidden in ["master", "http", "intake"] {
         assert!(!text(&["--help"]).contains(&format!("\n  {hidden}")), "{hidden}");
     }
 }
