@@ -8,21 +8,22 @@ use tokio::sync::mpsc;
 use crate::beside::Before;
 use crate::event::Event;
 use crate::machine::Machine;
-use crate::registry::{HostRecord, start_time};
+use crate::registry::{self, HostRecord, start_time};
 
-/// Reads the entry that the earlier master left, and watches who still lives. A lost entry costs time only: leases lapse.
+/// Reads the entries that earlier masters left, and watches who still lives. A lost entry costs time only: leases lapse.
 pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event>) {
-    let here = Machine::here();
-    let records = store.hosts().await.unwrap_or_default();
-    let ours = records
-        .iter()
-        .filter_map(|text| serde_json::from_str::<HostRecord>(text).ok())
-        .find(|record| record.host == host && here.wrote(record));
-    for pool in ours.map(|record| record.pools).unwrap_or_default() {
-        for worker in pool.workers {
-            let names = if worker.queues.is_empty() { &pool.queues } else { &worker.queues };
-            let queues = names.iter().filter_map(|name| QueueName::new(name).ok()).collect();
-            tokio::spawn(watch(worker.id, worker.pid, worker.started, queues, events.clone()));
+    let own = std::process::id();
+    let left = |record: &HostRecord| {
+        // One that is retired looks after its workers itself, as long as it lives.
+        record.master.pid != own && (record.host == host || start_time(record.master.pid) == 0)
+    };
+    for record in entries(&store, &host).await.into_iter().filter(left) {
+        for pool in record.pools {
+            for worker in pool.workers {
+                let names = if worker.queues.is_empty() { &pool.queues } else { &worker.queues };
+                let queues = names.iter().filter_map(|name| QueueName::new(name).ok()).collect();
+                tokio::spawn(watch(worker.id, worker.pid, worker.started, queues, events.clone()));
+            }
         }
     }
     let _ = events.send(Event::Adopted).await;
@@ -30,20 +31,23 @@ pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event
 
 /// Reads what the master has that this one takes over from.
 pub(crate) async fn inherit(store: Store, host: String, events: mpsc::Sender<Event>) {
-    let here = Machine::here();
-    let records = store.hosts().await.unwrap_or_default();
-    let ours = records
-        .iter()
-        .filter_map(|text| serde_json::from_str::<HostRecord>(text).ok())
-        .find(|record| record.host == host && here.wrote(record));
+    let leader = entries(&store, &host).await.into_iter().find(|record| record.host == host);
     let mut before = Before::default();
-    for pool in ours.map(|record| record.pools).unwrap_or_default() {
+    for pool in leader.map(|record| record.pools).unwrap_or_default() {
         if pool.quarantined.is_some() {
             before.quarantined.insert(pool.pool.clone());
         }
         before.desired.insert(pool.pool, pool.desired);
     }
     let _ = events.send(Event::Found(before)).await;
+}
+
+/// What masters of this host have entered, the leading one and those beside it, on this machine.
+async fn entries(store: &Store, host: &str) -> Vec<HostRecord> {
+    let here = Machine::here();
+    let of_host = |record: &HostRecord| registry::is_of(&record.host, host) && here.wrote(record);
+    let records = store.hosts().await.unwrap_or_default();
+    records.iter().filter_map(|text| serde_json::from_str(text).ok()).filter(of_host).collect()
 }
 
 async fn watch(

@@ -102,6 +102,18 @@ pub(crate) struct JobRecord {
     pub attempt: u32,
 }
 
+/// Under which name a master is entered: its host's, or, while another one speaks for that, one that no host has.
+#[must_use]
+pub(crate) fn name(host: &str, leads: bool) -> String {
+    if leads { host.to_owned() } else { format!("{host}~{}", std::process::id()) }
+}
+
+/// Whether an entry of this name is of a master of the host.
+#[must_use]
+pub(crate) fn is_of(name: &str, host: &str) -> bool {
+    name.strip_prefix(host).is_some_and(|rest| rest.is_empty() || rest.starts_with('~'))
+}
+
 /// When to write.
 #[derive(Debug)]
 pub(crate) struct Schedule {
@@ -247,6 +259,15 @@ mod tests {
         assert_eq!(json["pools"][0]["workers"][0]["rss"], 4096);
         assert_eq!(json["pools"][0].get("quarantined"), None);
         assert_eq!(serde_json::from_value::<HostRecord>(json).unwrap(), record("idle", 4096));
+    }
+
+    #[test]
+    fn the_masters_of_a_host_are_told_from_other_hosts() {
+        for leads in [true, false] {
+            assert!(is_of(&name("mill", leads), "mill"));
+            assert!(!is_of(&name("mill-2", leads), "mill") && !is_of(&name("mill", leads), "mill-2"));
+        }
+        assert_ne!(name("mill", true), name("mill", false));
     }
 
     #[test]

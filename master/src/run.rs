@@ -37,7 +37,7 @@ use crate::machine::Machine;
 use crate::orphans;
 use crate::parent::Parent;
 use crate::plan::Plan;
-use crate::registry::{HostRecord, MasterRecord, PidRecord, Schedule};
+use crate::registry::{self, HostRecord, MasterRecord, PidRecord, Schedule};
 use crate::release::{Ending, Release};
 use crate::slot;
 use crate::spawn::Spawner;
@@ -103,7 +103,7 @@ pub(crate) async fn serve(
         fleet.fix(pool, Some(*to), now);
     }
     let master = Master {
-        entered: entry(&start.host, start.heir.is_none()),
+        entered: registry::name(&start.host, start.heir.is_none()),
         fleet,
         start,
         plan,
@@ -484,7 +484,7 @@ impl Master {
 
     /// Changes the name of the entry in the registry.
     fn enter_as(&mut self, leader: bool) {
-        let name = entry(&self.start.host, leader);
+        let name = registry::name(&self.start.host, leader);
         let old = std::mem::replace(&mut self.entered, name);
         // The leader's entry is the next leader's to write over.
         if let Some(store) = self.store.clone().filter(|_| leader && old != self.entered) {
@@ -607,12 +607,6 @@ impl Master {
             let _ = events.send(Event::Registered(result)).await;
         });
     }
-}
-
-/// Under which name a master is entered in the registry: its host's, or, while another one speaks for that, one that no
-/// host has.
-fn entry(host: &str, leader: bool) -> String {
-    if leader { host.to_owned() } else { format!("{host}~{}", std::process::id()) }
 }
 
 /// What charts show of a queue.

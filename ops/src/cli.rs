@@ -86,7 +86,7 @@ pub enum Verb {
     /// Look at workers, and stop one.
     #[command(subcommand)]
     Worker(operate::WorkerVerb),
-    /// Roll the fleet of this machine onto the program that is now on disk.
+    /// Roll the fleet of this machine onto the program that is now on disk. It goes on when this verb is interrupted.
     Deploy(operate::DeployArgs),
     /// Check store, durability, clocks, limits and permissions; every finding says what to do.
     Doctor,

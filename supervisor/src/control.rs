@@ -15,7 +15,7 @@ use roundsman_shared::clock::Mono;
 use roundsman_shared::control::{MAX_LINE, Order, Reply};
 use roundsman_shared::exit;
 use roundsman_shared::protocol::{Lines, encode};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::unit::Asker;
 
@@ -45,6 +45,8 @@ struct Client {
     since: Mono,
     /// It has said what it wants.
     asked: bool,
+    /// It says nothing more.
+    silent: bool,
     unsent: Vec<u8>,
     /// Nothing follows but what is unsent.
     last: bool,
@@ -77,8 +79,10 @@ impl Control {
     pub(crate) fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
         let listener = (self.clients.len() < CLIENTS).then(|| PollFd::new(&self.listener, PollFlags::IN));
         let clients = self.clients.values().map(|client| {
+            // The end of what it says would be ready to be read for ever; that it is gone is told all the same.
+            let input = if client.silent { PollFlags::empty() } else { PollFlags::IN };
             let out = if client.unsent.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-            PollFd::new(&client.stream, PollFlags::IN | out)
+            PollFd::new(&client.stream, input | out)
         });
         listener.into_iter().chain(clients)
     }
@@ -94,8 +98,15 @@ impl Control {
                 Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
                     self.next += 1;
                     let lines = Lines::new(MAX_LINE);
-                    let client =
-                        Client { stream, lines, since: now, asked: false, unsent: Vec::new(), last: false };
+                    let client = Client {
+                        stream,
+                        lines,
+                        since: now,
+                        asked: false,
+                        silent: false,
+                        unsent: Vec::new(),
+                        last: false,
+                    };
                     self.clients.insert(self.next, client);
                 }
                 Ok(_) => {}
@@ -155,13 +166,26 @@ impl Client {
         self.unsent.extend_from_slice(line.as_bytes());
     }
 
+    fn is_gone(&self) -> bool {
+        let mut watched = [PollFd::new(&self.stream, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut watched, Some(&at_once)).is_ok()
+            && watched.iter().any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::ERR))
+    }
+
     /// Reads the one order; answers whether the other side is gone.
     fn read(&mut self, mut each: impl FnMut(Order)) -> bool {
+        if self.silent {
+            return self.is_gone();
+        }
         let mut buffer = [0; 4096];
         loop {
             let read = match self.stream.read(&mut buffer) {
-                // Who has only shut down its writing side may still read; one that is gone is found out by writing.
-                Ok(0) => return !self.asked,
+                // Who has only shut down its writing side may still read.
+                Ok(0) => {
+                    self.silent = true;
+                    return !self.asked || self.is_gone();
+                }
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -270,6 +294,38 @@ mod tests {
         control.gather(Mono::now() + ORDER_WITHIN);
         assert!(control.clients.is_empty());
         drop(silent);
+    }
+
+    #[test]
+    fn who_leaves_before_the_answer_is_forgotten_and_who_only_listens_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut control = Control::listen(dir.path().join("c.sock")).unwrap();
+        let ask = |control: &mut Control| {
+            let mut client = UnixStream::connect(&control.path).unwrap();
+            client.write_all(b"{\"do\":\"reload\"}\n").unwrap();
+            let orders = wait_for(|| Some(control.gather(Mono::now())).filter(|orders| !orders.is_empty()));
+            (client, orders[0].0)
+        };
+        let (leaves, _) = ask(&mut control);
+        drop(leaves);
+        wait_for(|| {
+            control.gather(Mono::now());
+            control.clients.is_empty().then_some(())
+        });
+        let (mut listens, asker) = ask(&mut control);
+        listens.shutdown(std::net::Shutdown::Write).unwrap();
+        wait_for(|| {
+            control.gather(Mono::now());
+            control.clients.get(&asker)?.silent.then_some(())
+        });
+        // It would wake the loop again and again.
+        let mut watched: Vec<PollFd<'_>> = control.watched().collect();
+        assert_eq!(poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0));
+        drop(watched);
+        control.reply(asker, &Reply::Done { text: "a".into() });
+        let mut answer = String::new();
+        listens.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("done"), "{answer}");
     }
 
     #[test]

@@ -241,14 +241,15 @@ async fn order(context: &Context, fleet: &Fleet, order: &Order) -> Result<u8, Fa
     };
     stream.write_all(encode(order).as_bytes()).await.map_err(|error| lost(&error))?;
     let mut lines = BufReader::new(stream).lines();
+    // The parts of a longer text are data, and one document; how far it is, is not.
+    let mut parts = String::new();
     while let Some(line) = lines.next_line().await.map_err(|error| lost(&error))? {
         let reply: Reply = serde_json::from_str(&line).map_err(|error| lost(&error))?;
         match reply {
-            // The parts of a longer text are data; how far it is, is not.
-            Reply::Says { text } if matches!(order, Order::DumpWorker { .. }) => say(context, fleet, &text)?,
+            Reply::Says { text } if matches!(order, Order::DumpWorker { .. }) => parts += &(text + "\n"),
             Reply::Says { text } => context.screen.note(&clean(&text)),
             Reply::Done { text } => {
-                say(context, fleet, &text)?;
+                say(context, fleet, &(parts + &text))?;
                 return DONE;
             }
             Reply::Refused { code, text } => {

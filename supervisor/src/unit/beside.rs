@@ -158,6 +158,10 @@ impl Unit {
         actions.push(Action::Forget { pid });
         let expected = exit == Exit::Code(0);
         actions.push(Action::Note(Note::MasterEnded { pid, exit, expected }));
+        if !is_heir && !expected {
+            // Its workers are nobody's now.
+            self.send(ToChild::Lead { orphans: true }, actions);
+        }
         if is_heir {
             if let Some(roll) = &mut self.roll {
                 roll.heir = None;

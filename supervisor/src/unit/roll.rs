@@ -128,6 +128,13 @@ impl Roll {
         grace: Duration,
         actions: &mut Vec<Action>,
     ) {
+        if matches!(self.stage, Stage::Undoing { .. }) {
+            // Its jobs may take long; what there may be one only of is served again at once.
+            if !standing.leads && standing.parts == 0 {
+                first.send(ToChild::Lead { orphans: false }, actions);
+            }
+            return;
+        }
         if let Some(why) = &standing.failing {
             return self.undo(now, why.clone(), first, grace, actions);
         }
@@ -179,6 +186,7 @@ impl Roll {
             if heir.is_welcome() {
                 let by_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
                 let why = "its program is no good".to_owned();
+                heir.send(ToChild::Follow, actions);
                 heir.send(ToChild::Stop { mode: StopMode::Drain, by_ms, why }, actions);
             } else if !heir.is_condemned() {
                 heir.kill(now, actions);

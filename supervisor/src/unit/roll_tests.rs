@@ -157,6 +157,16 @@ fn the_work_changes_hands_step_by_step_and_the_new_ones_come_first() {
 }
 
 #[test]
+fn the_workers_of_a_retired_master_that_dies_are_looked_after() {
+    let mut stage = Pair::watched();
+    stage.pass(WATCH);
+    assert_eq!(stage.unit.pid(), Some(HEIR));
+    let ended = Event::Exited { pid: FIRST, exit: Exit::Signal(SIGKILL) };
+    let adopt = Action::Send { pid: HEIR, message: ToChild::Lead { orphans: true } };
+    assert_eq!(stage.feed(ended), [Action::Forget { pid: FIRST }, adopt]);
+}
+
+#[test]
 fn a_batch_is_a_number_of_workers() {
     for (batch, percent) in [(1, 13), (2, 25), (8, 100), (100, 100)] {
         assert_eq!(Pair::greeted(Some(batch)).1, percent, "{batch} of 8");
@@ -186,12 +196,17 @@ fn what_a_bad_program_does_is_undone() {
         assert!(
             matches!(
                 &actions[..],
-                [first, Action::Send { pid: HEIR, message: ToChild::Stop { mode: StopMode::Drain, .. } }]
-                    if *first == share(FIRST, 100)
+                [
+                    first,
+                    Action::Send { pid: HEIR, message: ToChild::Follow },
+                    Action::Send { pid: HEIR, message: ToChild::Stop { mode: StopMode::Drain, .. } }
+                ] if *first == share(FIRST, 100)
             ),
             "{actions:?}"
         );
-        assert_eq!(stage.feed(failing()), [], "once");
+        assert_eq!(stage.feed(stands(HEIR, 100, true, 1)), [], "its intake still runs");
+        // The first need not wait for the heir's jobs.
+        assert_eq!(stage.feed(failing()), [lead(FIRST)]);
         assert_eq!(stage.pass(GRACE + OVER_GRACE), [Action::Kill { pid: HEIR }]);
         let actions = stage.feed(ended(Exit::Signal(SIGKILL)));
         assert_eq!(
