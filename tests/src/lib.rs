@@ -2,7 +2,7 @@
 //!
 //! - fixtures that start real programs and take them down with the test: [`redis_server`], [`rabbit_server`],
 //!   [`tree`], [`browser`]; and [`receiver`], small servers made here; a broker's other user ([`amqp_client`]), and what stands between it
-//!   and ours ([`amqp_proxy`])
+//!   and ours ([`amqp_proxy`]); a line that can be cut ([`cable`])
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
 //! - the history that every actor of a run writes ([`history`]), and the checker that reads it ([`checker`])
@@ -13,6 +13,7 @@
 pub mod amqp_client;
 pub mod amqp_proxy;
 pub mod browser;
+pub mod cable;
 pub mod checker;
 pub mod history;
 pub mod model;

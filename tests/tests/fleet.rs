@@ -31,6 +31,8 @@ mod exec;
 mod fairness;
 #[path = "fleet/harm.rs"]
 mod harm;
+#[path = "fleet/hosts.rs"]
+mod hosts;
 #[path = "fleet/inbox.rs"]
 mod inbox;
 #[path = "fleet/namesake.rs"]

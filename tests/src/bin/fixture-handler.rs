@@ -9,6 +9,8 @@
 //! | `sleep` {ms} | awaits, then answers its attempt |
 //! | `block` {ms} | holds the thread that all async handlers share |
 //! | `stubborn` {ms} | runs on a thread of its own and does not look whether it is to stop |
+//! | `spin` | an endless loop that waits for nothing |
+//! | `deadlock` | holds the thread of all async handlers, waiting for what only itself could send |
 //! | `abort`, `segv` | dies by a signal |
 //! | `exit` {code} | ends the process |
 //! | `panic` | panics |
@@ -200,7 +202,7 @@ fn deadly(worker: Worker, log: &Log, folder: &Path) -> Worker {
 
 /// Handlers that take more than their share.
 fn greedy(worker: Worker, log: &Log) -> Worker {
-    let (stubborn, flood) = (log.clone(), log.clone());
+    let (stubborn, spin, flood) = (log.clone(), log.clone(), log.clone());
     worker
         .handle(
             "block",
@@ -216,6 +218,23 @@ fn greedy(worker: Worker, log: &Log) -> Worker {
             stubborn.end(&job, Outcome::Done);
             Ok::<_, Failure>(job.attempt)
         })
+        .handle_blocking("spin", move |job: Job<Value>| -> Result<(), Failure> {
+            spin.start(&job);
+            loop {
+                std::hint::spin_loop();
+            }
+        })
+        .handle(
+            "deadlock",
+            told(log, async |log, job: Job<Value>| {
+                let (sender, receiver) = std::sync::mpsc::channel::<()>();
+                // The one who could send is the one who waits.
+                let never = receiver.recv();
+                drop(sender);
+                log.end(&job, Outcome::Done);
+                Ok::<_, Failure>(never.is_ok())
+            }),
+        )
         .handle_blocking("flood", move |job: Job<Wish>| {
             flood.start(&job);
             let line = [&[b'x'; 1023][..], b"\n"].concat();

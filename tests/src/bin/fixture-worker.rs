@@ -3,13 +3,14 @@
 //! - `work`: takes jobs and does what each says: `{"sleep": MS}`, `{"first": MS}` (sleeps at its first attempt
 //!   only), `{"exit": N}`, `{"abort": 1}`, `{"stuck": 1}` (goes on
 //!   after its timeout), `{"daemon": SECONDS}` (leaves a session leader behind that holds the pipes, then dies)
-//! - `idle`, `silent` (ready, then never a beat), `deaf` (heeds neither `stop` nor TERM), `flood` (writes to its standard
+//! - `idle`, `silent` (ready, then never a beat), `mute` (closes its end of the pipe to the master, and lives on), `unread`
+//!   (beats, and reads no more of what it is told), `deaf` (heeds neither `stop` nor TERM), `flood` (writes to its standard
 //!   error without end), `exit N`
 //!
 //! Each start of a job is a line `ID PID MICROSECONDS` in the log, by the boot-time clock.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
         "idle" => pipe_child::idle(),
         "exit" => ExitCode::from(second.and_then(|code| code.parse().ok()).unwrap_or(1)),
         "silent" => misbehave(|| {}),
+        "mute" => mute(),
+        "unread" => unread(),
         "deaf" => misbehave(|| {
             // Ignored by what is started, and by this process: the dispositions are those of its parent's shell.
             let _ = nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGTERM).thread_block();
@@ -64,9 +67,37 @@ fn misbehave(how: impl FnOnce()) -> ExitCode {
             voice.start();
         }
     }
+    sleep_for_ever()
+}
+
+fn sleep_for_ever() -> ! {
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
+}
+
+fn mute() -> ExitCode {
+    let voice = Voice::hello();
+    let orders = pipe_child::orders();
+    if pipe_child::welcome(&orders).is_some() {
+        voice.say(&FromChild::Ready);
+        let nothing = std::fs::File::open("/dev/null").expect("there is /dev/null");
+        rustix::stdio::dup2_stdout(nothing).expect("the descriptor is replaced");
+    }
+    sleep_for_ever()
+}
+
+/// Its pipe is made as small as can be and almost filled, so that few lines fill it.
+fn unread() -> ExitCode {
+    let voice = Voice::hello();
+    let mut welcome = String::new();
+    if std::io::stdin().lock().read_line(&mut welcome).is_ok_and(|read| read > 0) {
+        rustix::pipe::fcntl_setpipe_size(rustix::stdio::stdin(), 4096).expect("it is a pipe");
+        let mut own = OpenOptions::new().write(true).open("/proc/self/fd/0").expect("it can be opened");
+        own.write_all(&[b'\n'; 4000]).expect("there is room");
+        voice.start();
+    }
+    sleep_for_ever()
 }
 
 struct Worker {

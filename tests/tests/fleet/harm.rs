@@ -146,6 +146,51 @@ fn a_job_that_does_not_listen_is_stopped_with_its_worker(store: Store) {
     over_its_timeout(store, "stubborn");
 }
 
+fn an_endless_loop_is_stopped_with_its_worker(store: Store) {
+    over_its_timeout(store, "spin");
+}
+
+fn a_deadlock_is_stopped_with_its_worker(store: Store) {
+    over_its_timeout(store, "deadlock");
+}
+
+/// Each of them starts two more, of which one in a session of its own, down to a depth; none heeds TERM.
+const BOMB: &str = r#"#!/bin/sh
+trap '' TERM
+echo $$ >> pids
+n=${1:-6}
+if [ "$n" -gt 0 ]; then
+    setsid "$0" $((n - 1)) &
+    "$0" $((n - 1)) &
+fi
+while :; do sleep 1; done
+"#;
+const BOMBS: usize = (1 << 7) - 1;
+
+fn a_fork_bomb_is_gone_before_its_job_is_given_to_another(store: Store) {
+    let rig = Rig::new(store, "[pools.default]\nhandler = { type = \"exec\", command = [\"./bomb.sh\"] }\n");
+    rig.script("bomb.sh", BOMB);
+    let up = rig.up(0);
+    let master = up.master().unwrap().unwrap();
+    rig.ok(&["enqueue", "default", "--id", "bomb", "--timeout", "4s", "--max-attempts", "1"]);
+    let pids = || -> Vec<u32> {
+        let text = std::fs::read_to_string(rig.site.work().join("pids")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let all = wait_for("the whole bomb", SOON, || {
+        let pids = pids();
+        if pids.len() == BOMBS { Ok(pids) } else { Err(format!("{} of {BOMBS}", pids.len())) }
+    });
+    let all: Vec<Process> = all.unwrap().into_iter().filter_map(Process::of).collect();
+    assert!(all.len() > BOMBS / 2, "they are there: {}", all.len());
+    let dead = rig.wait_state(&up, "bomb", "dead");
+    assert_eq!(outcomes(&dead), ["timed_out"], "{dead}\n{}", log(&up));
+    let alive: Vec<String> = all.iter().filter(|it| it.is_alive()).map(ToString::to_string).collect();
+    figure(&format!("{} processes of a fork bomb, alive when its job has ended: {}", all.len(), alive.len()));
+    assert!(alive.is_empty(), "{alive:?}\n{}", log(&up));
+    assert_eq!((pids().len(), up.master().unwrap()), (BOMBS, Some(master)));
+}
+
 fn a_command_that_ignores_term_is_killed(store: Store) {
     let rig = Rig::new(store, "");
     rig.script(
@@ -201,6 +246,9 @@ on_both!(
     a_job_that_awaits_for_too_long_is_stopped,
     a_job_that_blocks_the_runtime_is_stopped_with_its_worker,
     a_job_that_does_not_listen_is_stopped_with_its_worker,
+    an_endless_loop_is_stopped_with_its_worker,
+    a_deadlock_is_stopped_with_its_worker,
+    a_fork_bomb_is_gone_before_its_job_is_given_to_another,
     a_command_that_ignores_term_is_killed,
     a_frozen_worker_is_replaced_and_its_job_runs_again,
     a_worker_that_leaks_is_replaced_between_its_jobs
