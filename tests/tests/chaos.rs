@@ -44,6 +44,16 @@ fn redis_a_worker_that_stops_for_a_moment_keeps_its_jobs() {
 }
 
 #[test]
+fn redis_a_frozen_master_is_replaced_and_its_workers_finish_their_jobs() {
+    kept(&["pauses", "--row", "master-30", "--seconds", "20", "--store", "redis"]);
+}
+
+#[test]
+fn redis_nobody_is_killed_who_only_looks_stuck() {
+    kept(&["calm", "--seconds", "24", "--store", "redis"]);
+}
+
+#[test]
 fn redis_an_outage_of_the_store_costs_nothing() {
     kept(&["pauses", "--row", "store-10", "--seconds", "6", "--store", "redis"]);
 }

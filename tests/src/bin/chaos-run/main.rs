@@ -4,7 +4,8 @@
 //! chaos-run symbolicate    crash reports made readable while workers are killed; every trace held against binutils
 //! chaos-run handover       kill -9 of workers in mid-job: how soon each job is started by another worker
 //! chaos-run kills          kill -9 of workers, masters and supervisors
-//! chaos-run pauses         workers, the store and the whole tree stopped and let go on
+//! chaos-run pauses         workers, the master, the store and the whole tree stopped and let go on
+//! chaos-run calm           idle workers, a long job, a busy machine and a stepped clock: nobody may be killed
 //! chaos-run full           the store at its memory limit, with a backlog to drain
 //! chaos-run outages        kill -9 of a store that had acknowledged
 //! chaos-run amqp           channels closed by the broker and kill -9 of the broker, while messages are taken in
@@ -14,6 +15,7 @@
 
 mod amqp;
 mod audit;
+mod calm;
 mod full;
 mod handover;
 mod kills;
@@ -35,7 +37,7 @@ use crate::report::Report;
 /// Whatever keeps a run from being made; a broken promise is no error but a part of the report.
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: chaos-run symbolicate|handover|kills|pauses|full|outages|amqp [--jobs N] [--kills K] [--channel-kills K] [--broker-kills K] [--every MS] \
+const USAGE: &str = "usage: chaos-run symbolicate|handover|kills|pauses|calm|full|outages|amqp [--jobs N] [--kills K] [--channel-kills K] [--broker-kills K] [--every MS] \
 [--seed S] [--store redis|sqlite] [--row NAME] [--seconds N] [--keep FOLDER]";
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         "handover" => handover::run(&options).map(|report| vec![report]),
         "kills" => kills::run(&options).map(|report| vec![report]),
         "pauses" => pauses::run(&options),
+        "calm" => calm::run(&options).map(|report| vec![report]),
         "full" => full::run(&options).map(|report| vec![report]),
         "outages" => outages::run(&options).map(|report| vec![report]),
         "amqp" => amqp::run(&options).map(|report| vec![report]),

@@ -1,4 +1,4 @@
-//! Processes that stop and go on: a worker, the store, the whole tree.
+//! Processes that stop and go on: a worker, the master, the store, the whole tree.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,14 +19,16 @@ use crate::stand::{Plan, QUEUE, Stand, queue};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     Worker,
+    Master,
     Store,
     Tree,
 }
 
 /// Name, what stops, for how long (s).
-const ROWS: [(&str, Target, u64); 5] = [
+const ROWS: [(&str, Target, u64); 6] = [
     ("worker-6", Target::Worker, 6),
     ("worker-40", Target::Worker, 40),
+    ("master-30", Target::Master, 30),
     ("store-10", Target::Store, 10),
     ("store-40", Target::Store, 40),
     ("tree-60", Target::Tree, 60),
@@ -67,6 +69,7 @@ fn row(options: &Options, name: &str, target: Target, pause: Duration) -> Result
     let producer = HistoryWriter::create(&stand.history, "producer")?;
     stand.up()?;
     stand.fleet()?.wait_for_workers(4, Duration::from_secs(30))?;
+    let first_master = Tree::of(stand.fleet()?.supervisor()).master;
     let watcher = Watcher::start(stand.history.clone())?;
     let over = AtomicBool::new(false);
     let runtime = stand.runtime.clone();
@@ -92,8 +95,11 @@ fn row(options: &Options, name: &str, target: Target, pause: Duration) -> Result
     let mut report = Report::new(&format!("pauses {name} ({target:?} stopped {} s)", pause.as_secs()));
     report.demand(drained, || format!("not drained {DRAIN:?} after the load"));
     let counted = audit(&stand, &store, drained, |_| Ok(()))?;
+    let replaced = Tree::of(stand.fleet()?.supervisor()).master != first_master;
     stand.stop(&mut report)?;
     watcher.end()?;
+    let expected = target == Target::Master && pause >= Duration::from_secs(20);
+    report.demand(replaced == expected, || format!("the master was replaced: {replaced}"));
     let dies = target == Target::Worker && pause >= Duration::from_secs(20);
     if dies {
         stand.demand_logged("it has died", &mut report);
@@ -105,7 +111,13 @@ fn row(options: &Options, name: &str, target: Target, pause: Duration) -> Result
         format!("{:.1} s (load went on for {} s)", after.as_secs_f64(), AFTER.as_secs()),
     );
     counted.tell(&mut report);
-    let slots = u64::from(SLOTS) * if target == Target::Worker { 1 } else { WORKERS };
+    let workers = match target {
+        Target::Worker => 1,
+        // They finish what they run, whoever watches them.
+        Target::Master => 0,
+        Target::Store | Target::Tree => WORKERS,
+    };
+    let slots = u64::from(SLOTS) * workers;
     report.demand(counted.reruns() <= slots, || {
         format!("{} runs were made again, and {slots} slots were hit", counted.reruns())
     });
@@ -159,6 +171,7 @@ fn stop_and_continue(stand: &Stand, target: Target, pause: Duration) -> Result<(
             let busiest = busiest.pid.and_then(Process::of).ok_or("the worker is gone")?;
             vec![(busiest, Role::Worker)]
         }
+        Target::Master => vec![(tree.master.ok_or("no master to stop")?, Role::Master)],
         // From the top, so that nobody sees the ones below stop.
         Target::Tree => [(supervisor, Role::Supervisor)]
             .into_iter()

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) command: Option<Vec<String>>,
     pub(crate) slots: u32,
     pub(crate) keep: u64,
+    /// Of jobs, in place of the default.
+    pub(crate) timeout: Option<Duration>,
     /// Further settings.
     pub(crate) settings: String,
 }
@@ -94,6 +96,9 @@ impl Stand {
                 "[queues.{queue}]\nkeep_done = \"24h\"\nkeep_done_max = {keep}\nkeep_dead_max = {keep}\n\
                  backoff = {{ type = \"fixed\", delay = \"50ms\" }}"
             )?;
+            if let Some(timeout) = plan.timeout {
+                writeln!(settings, "timeout = \"{}ms\"", timeout.as_millis())?;
+            }
         }
         settings.push_str(&plan.settings);
         site.configure(&settings)?;
@@ -118,10 +123,13 @@ impl Stand {
 
     /// Starts a fleet; after the end of another one as soon as it is let.
     pub(crate) fn up(&mut self) -> Result<(), Failure> {
-        let options = UpOptions { workers: 1, ..UpOptions::default() };
+        self.up_with(&UpOptions { workers: 1, ..UpOptions::default() })
+    }
+
+    pub(crate) fn up_with(&mut self, options: &UpOptions) -> Result<(), Failure> {
         let site = &self.site;
         let up =
-            wait_for("a supervisor that is let start", UP_AGAIN, || match Self::up_once(site, &options) {
+            wait_for("a supervisor that is let start", UP_AGAIN, || match Self::up_once(site, options) {
                 Ok(up) => Ok(Ok(up)),
                 Err(error @ TreeError::Left { .. }) => Err(error.to_string()),
                 Err(error) => Ok(Err(error)),
