@@ -48,6 +48,9 @@ mod upkeep;
 #[cfg(target_os = "linux")]
 mod watch;
 
+/// What the end of a worker means for its jobs, for the simulation in this repository's tests.
+#[doc(hidden)]
+pub use release::{Ending, Release};
 use roundsman_shared::launch::MasterStart;
 use roundsman_shared::protocol::FromChild;
 use roundsman_shared::settings::LoadInput;

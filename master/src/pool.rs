@@ -14,8 +14,11 @@ use crate::slot::{Action, Blame, Death, Event, Exit, Fate, Phase, Slot, State};
 /// So many failures to boot in a row, and the pool is at fault rather than its workers.
 const BOOT_FAILURES: u32 = 4;
 /// So many different jobs crash their workers, with none finished in between, and the pool is at fault, not the jobs.
-/// From the last of them on none is charged, so that none of a backlog dies of a bad deploy.
+/// From the last of them on none is charged, so that none of a backlog dies of a bad deploy. Of several jobs that ran
+/// in a worker when it crashed one may have done it: crashes count as different only if they have no job in common.
 const CRASHING_JOBS: usize = 3;
+/// Jobs of one crash that are remembered.
+const MOST_SUSPECTS: usize = 256;
 /// A quarantined pool is tried again, with one worker, so much later.
 const QUARANTINE: Duration = Duration::from_secs(300);
 /// A worker is let go only after it has been idle for so long.
@@ -42,8 +45,8 @@ pub struct Pool {
     pub slots: BTreeMap<u32, Slot>,
     pub quarantine: Option<Quarantine>,
     boot_failures: u32,
-    /// Jobs that crashed their workers since one was finished; kept over a quarantine.
-    crashers: BTreeSet<String>,
+    /// What ran at each crash since a job was finished, of crashes that have no job in common; kept over a quarantine.
+    crashes: Vec<BTreeSet<String>>,
     /// When busy workers were last told of work in a queue, and whether they are to be told again.
     looks: BTreeMap<QueueName, (Mono, bool)>,
     /// Slots whose worker was started with settings that count no more, by incarnation.
@@ -108,7 +111,7 @@ impl Pool {
             slots: BTreeMap::new(),
             quarantine: None,
             boot_failures: 0,
-            crashers: BTreeSet::new(),
+            crashes: Vec::new(),
             looks: BTreeMap::new(),
             stale: BTreeMap::new(),
             closing: false,
@@ -123,7 +126,7 @@ impl Pool {
         let before = ended(slot);
         slot.step(now, incarnation, event, &self.shape.detection, &mut actions);
         if ended(slot) > before {
-            self.crashers.clear();
+            self.crashes.clear();
         }
         for action in actions {
             match &action {
@@ -161,14 +164,17 @@ impl Pool {
 
     /// A worker is about to be buried that crashed while it ran these jobs.
     pub fn crashed(&mut self, jobs: impl Iterator<Item = String>) {
-        let room = (2 * CRASHING_JOBS).saturating_sub(self.crashers.len());
-        self.crashers.extend(jobs.take(room));
+        let suspects: BTreeSet<String> = jobs.take(MOST_SUSPECTS).collect();
+        let is_new = !suspects.is_empty() && self.crashes.iter().all(|other| other.is_disjoint(&suspects));
+        if is_new && !self.is_at_fault() {
+            self.crashes.push(suspects);
+        }
     }
 
     /// Whether the crashes since a job was finished are the pool's fault, not the jobs'.
     #[must_use]
     pub fn is_at_fault(&self) -> bool {
-        self.crashers.len() >= CRASHING_JOBS
+        self.crashes.len() >= CRASHING_JOBS
     }
 
     fn died(&mut self, now: Mono, death: &Death) {

@@ -23,7 +23,7 @@ const RETRY_CAP: Duration = Duration::from_secs(1);
 
 /// How the worker came to be gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// We saw it: how it ended, and why if we ended it.
     /// `pool_at_fault`: so many different jobs crashed it that none of them is charged any more.
     Seen { exit: Exit, fate: Option<Fate>, running: Vec<Posted>, pool_at_fault: bool },
@@ -35,7 +35,7 @@ pub(crate) enum Ending {
 
 /// Whose jobs are to be given back.
 #[derive(Debug, Clone)]
-pub(crate) struct Release {
+pub struct Release {
     pub worker: WorkerId,
     pub queues: Vec<QueueName>,
     pub policies: BTreeMap<QueueName, Policy>,
@@ -86,9 +86,12 @@ impl Release {
             if matches!(self.ending, Ending::Unseen | Ending::Lapsed) {
                 crate::leftovers::end(&held).await;
             }
+            let now = self
+                .clock
+                .map_or_else(|| wall_micros() / 1000, |clock| clock.at_least(Mono::now()).as_millis());
             for batch in held.chunks(MAX_BATCH) {
-                let (settlements, kinds): (Vec<Settlement>, Vec<_>) =
-                    batch.iter().map(|held| self.settlement(held, &policy)).unzip();
+                let settled = |held| self.settlement(held, &policy, now, random::fraction());
+                let (settlements, kinds): (Vec<Settlement>, Vec<_>) = batch.iter().map(settled).unzip();
                 let outcomes: Vec<_> = settlements.iter().map(|it| it.event.outcome()).collect();
                 let request = SettleRequest {
                     queue: queue.clone(),
@@ -117,14 +120,19 @@ impl Release {
         }
     }
 
-    /// The acknowledgement of a job, and its kind.
-    fn settlement(&self, held: &Held, policy: &Policy) -> (Settlement, Option<String>) {
+    /// The acknowledgement of a job, and its kind. `now` is the store's, in Unix milliseconds; `jitter` lies in 0 to 1.
+    #[must_use]
+    pub fn settlement(
+        &self,
+        held: &Held,
+        policy: &Policy,
+        now: i64,
+        jitter: f64,
+    ) -> (Settlement, Option<String>) {
         let (spec, outcome) = match held.delivery.record.decode() {
             Ok(spec) => (spec, self.outcome(held)),
             Err(error) => (Spec::bare(false, "null".to_owned()), Outcome::Dead { error: error.to_string() }),
         };
-        let now =
-            self.clock.map_or_else(|| wall_micros() / 1000, |clock| clock.at_least(Mono::now()).as_millis());
         let charged = !matches!(outcome, Outcome::GiveBack);
         let run = Run {
             worker: self.worker.clone(),
@@ -132,7 +140,7 @@ impl Release {
             ended: now,
             stderr_tail: self.stderr_tail.clone().filter(|_| charged),
         };
-        let settlement = settle(&held.delivery, &spec, outcome, &run, policy, random::fraction());
+        let settlement = settle(&held.delivery, &spec, outcome, &run, policy, jitter);
         (settlement, spec.kind)
     }
 
@@ -264,7 +272,7 @@ mod tests {
     fn what_cannot_be_read_is_dead() {
         let mut broken = held("a", 7);
         broken.delivery.record = Record::new("nonsense".into());
-        let settled: Settlement = seen(Exit::Code(0), None).settlement(&broken, &Policy::default()).0;
+        let settled: Settlement = seen(Exit::Code(0), None).settlement(&broken, &Policy::default(), 0, 0.0).0;
         assert_eq!(settled.event, roundsman_shared::job::lifecycle::Event::AckDead);
     }
 }

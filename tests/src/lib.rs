@@ -6,7 +6,8 @@
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
 //! - the history that every actor of a run writes ([`history`]), and the checker that reads it ([`checker`])
-//! - what a store is meant to do ([`model`]), which the contract suite holds the real ones against
+//! - what a store is meant to do ([`model`]), which the contract suite holds the real ones against; and a whole fleet in
+//!   one thread on it, under a clock of its own ([`simulation`])
 //!
 //! Absent on purpose: mocks of our own parts, and any way to signal a process by its name.
 
@@ -22,6 +23,7 @@ pub mod proc;
 pub mod rabbit_server;
 pub mod receiver;
 pub mod redis_server;
+pub mod simulation;
 pub mod spawn;
 pub mod time;
 pub mod tree;

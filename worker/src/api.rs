@@ -223,9 +223,9 @@ pub(crate) struct Ended {
 
 /// One request of a transport, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) transport: &'static str,
-    pub(crate) outcome: &'static str,
+pub struct Request {
+    pub transport: &'static str,
+    pub outcome: &'static str,
 }
 
 impl From<Outcome> for Ended {

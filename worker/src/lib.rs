@@ -42,3 +42,10 @@ pub use run::serve;
 /// For the parts of Roundsman that take in what brokers hold.
 #[doc(hidden)]
 pub use builtin::transport::broker;
+
+/// The pure part of a worker, for the simulation in this repository's tests.
+#[doc(hidden)]
+pub mod core {
+    pub use crate::api::Request;
+    pub use crate::session::{Action, Counts, Event, Finished, Running, Seq, Session, StopJob, Task};
+}

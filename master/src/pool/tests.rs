@@ -194,6 +194,22 @@ fn different_jobs_that_crash_are_the_pools_fault() {
     assert!(pool.quarantine.is_none() && pool.is_at_fault() && pool.is_on_trial());
 }
 
+/// A worker with many slots has many jobs when one of them ends it, and they run again together.
+#[test]
+fn crashes_that_one_job_may_have_done_are_not_the_pools_fault() {
+    let mut pool = Pool::new(shape(4));
+    let mut crash = |jobs: &[&str]| {
+        pool.crashed(jobs.iter().map(|job| (*job).to_owned()));
+        pool.is_at_fault()
+    };
+    assert!(!crash(&["q/one", "q/two", "q/three", "q/four"]));
+    assert!(!crash(&["q/one", "q/five", "q/six", "q/seven"]));
+    assert!(!crash(&[]));
+    assert!(!crash(&["q/eight", "q/nine"]));
+    assert!(!crash(&["q/nine", "q/three"]));
+    assert!(crash(&["q/ten"]), "three that have nothing in common");
+}
+
 #[test]
 fn four_failures_to_boot_are_the_pools() {
     let mut pool = Pool::new(shape(4));

@@ -180,7 +180,7 @@ impl Session {
     }
 
     /// When the next [`Event::Tick`] is due.
-    pub(crate) fn next_deadline(&mut self, now: Mono) -> Mono {
+    pub fn next_deadline(&mut self, now: Mono) -> Mono {
         let mut next = now + LOOK_AGAIN;
         let mut at = |moment: Mono| {
             if moment < next {

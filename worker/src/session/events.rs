@@ -17,50 +17,50 @@ use roundsman_shared::store::{
 use crate::api::Request;
 
 /// A number for each delivery that this process has taken.
-pub(crate) type Seq = u64;
+pub type Seq = u64;
 
 /// A job on its way to a slot.
 #[derive(Debug, Clone)]
-pub(crate) struct Task {
-    pub(crate) seq: Seq,
-    pub(crate) queue: QueueName,
-    pub(crate) id: JobId,
-    pub(crate) token: i64,
-    pub(crate) attempt: u32,
-    pub(crate) spec: Arc<Spec>,
-    pub(crate) timeout: Duration,
+pub struct Task {
+    pub seq: Seq,
+    pub queue: QueueName,
+    pub id: JobId,
+    pub token: i64,
+    pub attempt: u32,
+    pub spec: Arc<Spec>,
+    pub timeout: Duration,
     /// It must share its worker with no other job.
-    pub(crate) alone: bool,
+    pub alone: bool,
 }
 
 /// Why a running job is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StopJob {
+pub enum StopJob {
     Cancelled,
     Released,
 }
 
 /// A job that a slot is done with.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) seq: Seq,
-    pub(crate) outcome: Outcome,
-    pub(crate) started: Mono,
-    pub(crate) ended: Mono,
-    pub(crate) stderr_tail: Option<String>,
+pub struct Finished {
+    pub seq: Seq,
+    pub outcome: Outcome,
+    pub started: Mono,
+    pub ended: Mono,
+    pub stderr_tail: Option<String>,
     /// What a transport did for it.
-    pub(crate) request: Option<Request>,
+    pub request: Option<Request>,
 }
 
 /// A job that a slot runs now.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Running {
-    pub(crate) seq: Seq,
-    pub(crate) started: Mono,
+pub struct Running {
+    pub seq: Seq,
+    pub started: Mono,
 }
 
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
     Wake(QueueName),
     /// There may be work in a queue, to be looked at with the next pull.
     Look(QueueName),
@@ -97,7 +97,7 @@ pub(crate) enum Event {
 }
 
 #[derive(Debug)]
-pub(crate) enum Action {
+pub enum Action {
     Exchange {
         settle: Option<SettleRequest>,
         pull: Option<PullRequest>,

@@ -31,8 +31,8 @@ use roundsman_shared::names::{JobId, QueueName, WorkerId};
 use roundsman_shared::protocol::{Doing, StopMode};
 use roundsman_shared::store::{Answer, Held, MAX_BATCH, Mark, Pulled, Renewed, StoreError};
 
-pub(crate) use events::{Action, Event, Finished, Running, Seq, StopJob, Task};
-pub(crate) use state::Counts;
+pub use events::{Action, Event, Finished, Running, Seq, StopJob, Task};
+pub use state::Counts;
 use state::{Aside, Line, Stopping, Taken, UnderWay};
 use tally::{End, Tally};
 
@@ -55,7 +55,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(2);
 
 /// See the module's text.
-pub(crate) struct Session {
+pub struct Session {
     assignment: Assignment,
     has_master: bool,
     lines: Vec<Line>,
@@ -79,12 +79,19 @@ pub(crate) struct Session {
     left: bool,
     look_at: Mono,
     seed: u64,
-    pub(crate) counts: Counts,
+    pub counts: Counts,
     pub(crate) tally: Tally,
 }
 
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (worker, doing) = (&self.assignment.worker, self.doing());
+        f.debug_struct("Session").field("worker", worker).field("doing", &doing).finish_non_exhaustive()
+    }
+}
+
 impl Session {
-    pub(crate) fn new(now: Mono, assignment: Assignment, has_master: bool, seed: u64) -> Self {
+    pub fn new(now: Mono, assignment: Assignment, has_master: bool, seed: u64) -> Self {
         let lines = assignment
             .queues
             .iter()
@@ -128,11 +135,11 @@ impl Session {
         }
     }
 
-    pub(crate) const fn worker(&self) -> &WorkerId {
+    pub const fn worker(&self) -> &WorkerId {
         &self.assignment.worker
     }
 
-    pub(crate) fn doing(&self) -> Doing {
+    pub fn doing(&self) -> Doing {
         match (&self.stopping, self.taken.is_empty()) {
             (Some(_), _) => Doing::Draining,
             (None, true) => Doing::Idle,
@@ -141,7 +148,7 @@ impl Session {
     }
 
     /// The queue, id and attempt behind a number, and its timeout.
-    pub(crate) fn describe(&self, seq: Seq) -> Option<(&Delivery, Duration)> {
+    pub fn describe(&self, seq: Seq) -> Option<(&Delivery, Duration)> {
         let taken = self.taken.get(&seq)?;
         Some((&taken.delivery, self.timeout(&taken.spec, taken.line)))
     }
@@ -171,7 +178,7 @@ impl Session {
     }
 
     /// Takes one event; what is to be done about it is appended to `actions`.
-    pub(crate) fn step(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Wake(queue) => self.wake(now, queue, actions),
             Event::Look(queue) => {

@@ -69,12 +69,12 @@ pub(super) struct Stopping {
 
 /// For the beats.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) claimed: u64,
+pub struct Counts {
+    pub claimed: u64,
     /// Of these, the ones that were put off untried.
-    pub(crate) held: u64,
-    pub(crate) done: u64,
-    pub(crate) failed: u64,
-    pub(crate) busy: Duration,
-    pub(crate) store_ok: bool,
+    pub held: u64,
+    pub done: u64,
+    pub failed: u64,
+    pub busy: Duration,
+    pub store_ok: bool,
 }
