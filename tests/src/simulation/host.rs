@@ -96,14 +96,16 @@ impl World {
         self.soon(20 * MS, 300 * MS, What::MasterUp { host });
     }
 
-    /// All of it dies at once, and comes back.
+    /// All of it dies at once, and comes back; the last host sometimes for ever.
     pub(super) fn host_down(&mut self, host: usize) {
         self.hosts[host].master = None;
         self.hosts[host].frozen = 0;
         for uid in self.alive(host).collect::<Vec<_>>() {
             self.dies(uid, Exit::Signal(9));
         }
-        self.soon(SECOND, 25 * SECOND, What::MasterUp { host });
+        if host == 0 || !self.random.chance(50) {
+            self.soon(SECOND, 25 * SECOND, What::MasterUp { host });
+        }
     }
 
     fn is_current(&self, host: usize, term: u64) -> bool {

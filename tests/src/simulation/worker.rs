@@ -8,8 +8,8 @@ use roundsman_shared::assignment::{Assignment, StoreAddress};
 use roundsman_shared::board::Posted;
 use roundsman_shared::clock::Mono;
 use roundsman_shared::exit;
-use roundsman_shared::job::Outcome;
-use roundsman_shared::job::view::Place;
+use roundsman_shared::job::view::{Place, Unacked};
+use roundsman_shared::job::{Outcome, Settlement};
 use roundsman_shared::names::{JobId, Namespace, WorkerId};
 use roundsman_shared::protocol::{Beat, Doing, FromChild, RunningJob, StopMode, ToChild};
 use roundsman_shared::store::{Answer, SettleRequest, StoreError};
@@ -359,32 +359,39 @@ impl World {
         }
     }
 
-    /// The store takes acknowledgements; the judge looks whose they are.
+    /// The store takes acknowledgements; the judge looks whether one changed what another holds.
     pub(super) fn settle(&mut self, request: &SettleRequest) -> Vec<Answer> {
-        let now = self.store_now();
-        let (mut taken, mut strangers) = (request.clone(), Vec::new());
+        let (mut taken, mut others) = (request.clone(), Vec::new());
         for (at, item) in request.settlements.iter().enumerate() {
-            let found = self.store.look(&self.queue, std::slice::from_ref(&item.id), now).pop().flatten();
-            let Some(Place::Running(held)) = found.map(|found| found.place) else { continue };
-            let repeated = self.written.contains(&(item.id.clone(), item.token));
-            if (&held.worker, held.token) != (&request.worker, item.token) && !repeated {
-                strangers.push(at);
+            let Some(held) = self.holder(&item.id) else { continue };
+            if (&held.worker, held.token) != (&request.worker, item.token) {
                 if self.planted == Some(Planted::TokenNotCompared) {
-                    (taken.settlements[at].token, taken.worker) = (held.token, held.worker);
+                    (taken.settlements[at].token, taken.worker) = (held.token, held.worker.clone());
+                }
+                // The same call may end an earlier delivery and the current one.
+                let ends = |it: &Settlement| (&it.id, it.token) == (&item.id, held.token);
+                if held.worker != request.worker || !request.settlements.iter().any(ends) {
+                    others.push((item.id.clone(), held));
                 }
             }
         }
-        let answers = self.store.settle(&taken, now);
-        for (at, item) in request.settlements.iter().enumerate() {
-            if answers[at] == Answer::Ok {
-                self.written.insert((item.id.clone(), item.token));
-                if strangers.contains(&at) {
-                    let id = &item.id;
-                    self.judge.broken(format!("token: {id} is ended by one who does not hold it"));
-                }
+        let answers = self.store.settle(&taken, self.store_now());
+        for (id, before) in others {
+            if self.holder(&id).is_none_or(|now| now.token != before.token) {
+                self.judge.broken(format!("token: {id} is ended by one who does not hold it"));
             }
         }
         answers
+    }
+
+    /// Under whose lease a job is.
+    fn holder(&self, id: &JobId) -> Option<Unacked> {
+        let found =
+            self.store.look(&self.queue, std::slice::from_ref(id), self.store_now()).pop().flatten()?;
+        match found.place {
+            Place::Running(held) => Some(held),
+            Place::Waiting { .. } | Place::Ended => None,
+        }
     }
 
     /// Fills the free slots.

@@ -1,7 +1,7 @@
 //! The clock, what is to happen, and who makes things go wrong.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use roundsman_shared::clock::{Mono, StoreTime, Wall};
@@ -241,8 +241,6 @@ pub(super) struct World {
     /// Calls and answers are lost until then, some of them.
     pub(super) lossy: Nanos,
     pub(super) healed: bool,
-    /// Deliveries whose end was written: who says it again is answered the same.
-    pub(super) written: BTreeSet<(JobId, i64)>,
     /// All that happens, in words, where somebody wants to read it.
     pub(super) told: Option<Vec<String>>,
     /// Jobs that end their worker, so far.
@@ -273,7 +271,6 @@ impl World {
             store_away: 0,
             lossy: 0,
             healed: false,
-            written: BTreeSet::new(),
             told: None,
             crashers: 0,
         };
@@ -483,7 +480,7 @@ impl World {
             45..57 => self.master_down(host),
             57..65 => {
                 // For longer than the supervisor bears it, it would be killed.
-                let until = self.now + self.random.between(SECOND, 9 * SECOND);
+                let until = self.now + self.random.between(SECOND, 9_900 * MS);
                 self.hosts[host].frozen = until;
             }
             65..75 => self.host_down(host),
