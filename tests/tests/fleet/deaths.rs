@@ -4,7 +4,7 @@ use roundsman_tests::time;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::rig::{LATE, Rig, SOON, Store, figure, on_both, outcomes, spread};
+use crate::rig::{LATE, Rig, SOON, Store, figure, log, on_both, outcomes, spread};
 
 fn the_job_of_a_killed_worker_is_started_by_another_at_once(store: Store) {
     const ROUNDS: usize = 60;
@@ -60,6 +60,27 @@ fn a_job_that_aborts_its_worker_three_times_is_a_dead_letter(store: Store) {
     let job = rig.wait_state(&up, "neighbour", "done");
     assert_eq!((outcomes(&job), rig.starts("neighbour").len()), (vec!["done"], 1), "{job}");
     assert!(starts.iter().all(|start| start.process != neighbour.process));
+}
+
+/// Three innocents run in the same worker, and run again with the one that ends it.
+fn one_bad_job_among_many_slots_is_found_and_its_pool_is_not_at_fault(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 1\nmax_workers = 1\nslots = 4\n", "");
+    let up = rig.up(1);
+    rig.wait_idle(&up, 1);
+    let innocents = ["one", "two", "three"];
+    for id in innocents {
+        rig.enqueue(id, "sleep", r#"{"ms":2000}"#);
+        rig.wait_start(&up, id, 1, SOON);
+    }
+    rig.enqueue("bad", "abort", "null");
+    let dead = rig.wait_state(&up, "bad", "dead");
+    assert_eq!(outcomes(&dead), ["crashed"; 3], "{dead}\n{}", log(&up));
+    for id in innocents {
+        let job = rig.wait_state(&up, id, "done");
+        let crashes = job["crashes"].as_u64().unwrap();
+        assert!(crashes < 3 && outcomes(&job).last() == Some(&"done"), "{job}");
+    }
+    assert!(!log(&up).contains("quarantine"), "{}", log(&up));
 }
 
 fn other_ends_are_named_for_what_they_are(store: Store) {
@@ -125,6 +146,7 @@ fn a_handler_gives_more_than_a_result(store: Store) {
 on_both!(
     the_job_of_a_killed_worker_is_started_by_another_at_once,
     a_job_that_aborts_its_worker_three_times_is_a_dead_letter,
+    one_bad_job_among_many_slots_is_found_and_its_pool_is_not_at_fault,
     other_ends_are_named_for_what_they_are,
     a_handler_gives_more_than_a_result
 );
