@@ -1,6 +1,7 @@
 //! One pool with its processes and its scaling: what [`crate::fleet`] has several of.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use roundsman_shared::board::Board;
 use roundsman_shared::clock::Mono;
@@ -11,19 +12,23 @@ use roundsman_shared::protocol::{Beat, RunningJob, ToChild};
 
 use crate::child::Child;
 use crate::event::Key;
+pub(crate) use crate::load::Demand;
+use crate::load::Load;
+use crate::others::{Others, PoolLoad};
 use crate::plan::{PoolPlan, Work};
 use crate::pool::Pool;
 use crate::registry::{JobRecord, PartRecord, PoolRecord, WorkerRecord};
-use crate::scale::{Decision, Inputs, Law, Limits, Reason};
+use crate::scale::{Bound, Decision, Inputs, Law, Limits, Reason, Terms};
+use crate::share::{Place, shares};
 use crate::slot::{Life, Slot};
 
-/// What is known of a queue between two pulses.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Demand {
-    pub ready: u64,
-    pub enqueued: u64,
-    /// Jobs that fell due since the last pulse and found nobody idle.
-    pub unmet: u64,
+/// What is known beside what a crew itself has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'k> {
+    pub(crate) host: &'k str,
+    pub(crate) demand: &'k BTreeMap<QueueName, Demand>,
+    pub(crate) others: &'k Others,
+    pub(crate) blind: bool,
 }
 
 /// A pool, its processes and its scaling.
@@ -41,8 +46,10 @@ pub(crate) struct Crew {
     /// What the law found.
     lawful: u32,
     pub(crate) hands: BTreeMap<u32, Hand>,
-    /// Jobs finished and milliseconds run by workers that are gone.
-    pub(crate) past: (u64, u64),
+    /// What its workers have told of it.
+    pub(crate) load: Load,
+    /// What the other hosts are told of that.
+    told: PoolLoad,
     /// It is no more in the settings: it goes when its last worker has gone.
     pub(crate) leaving: bool,
 }
@@ -89,13 +96,7 @@ impl Hand {
 
 impl Crew {
     pub(crate) fn new(plan: PoolPlan) -> Self {
-        let decision = Decision {
-            target: plan.min,
-            needed: 0,
-            why: "nothing is known yet".to_owned(),
-            reason: Reason::MinWorkers,
-            saturated: false,
-        };
+        let decision = Decision::first(plan.min);
         let pool = Pool::new(plan.shape());
         Self {
             lawful: plan.min,
@@ -106,7 +107,8 @@ impl Crew {
             offset: 0,
             fixed: None,
             hands: BTreeMap::new(),
-            past: (0, 0),
+            load: Load::default(),
+            told: PoolLoad::default(),
             leaving: false,
         }
     }
@@ -115,42 +117,48 @@ impl Crew {
         self.pool.slots.values().filter_map(Slot::life)
     }
 
-    pub(crate) fn decide(
-        &mut self,
-        name: &str,
-        now: Mono,
-        demand: &BTreeMap<QueueName, Demand>,
-        blind: bool,
-        figures: &mut Figures,
-    ) {
+    pub(crate) fn decide(&mut self, name: &str, now: Mono, known: &Known<'_>, figures: &mut Figures) {
+        let Known { host, demand, others, blind } = *known;
         if self.plan.is_part() {
             return;
         }
-        let long = self.law.long_job(self.plan.target_wait);
-        let long_ms = u64::try_from(long.as_millis()).unwrap_or(u64::MAX);
-        let ran = |life: &Life, job: &RunningJob| {
-            job.ran.saturating_add(u64::try_from(now.since(life.heard).as_millis()).unwrap_or(0))
-        };
-        let is_held = |life: &&Life| {
-            let jobs = &life.beat.jobs;
-            jobs.len() >= usize::from(self.plan.slots) && jobs.iter().all(|job| ran(life, job) > long_ms)
-        };
-        let held = u32::try_from(self.lives().filter(is_held).count()).unwrap_or(u32::MAX);
-        let busy =
-            u32::try_from(self.lives().filter(|life| life.beat.running > 0).count()).unwrap_or(u32::MAX);
         let queues = || self.pool.shape.queues.iter().filter_map(|queue| demand.get(queue));
+        let took = self.load.take_runs();
+        let running = Load::running(now, self.lives().map(|life| (&life.beat, life.heard)));
+        let failed = self.load.failed(self.lives().map(|life| &life.beat));
+        let elsewhere = others.elsewhere(name);
+        let staying = self.lives().filter(|life| life.stays()).count();
         let inputs = Inputs {
             ready: queues().map(|demand| demand.ready + demand.unmet).sum(),
-            enqueued: queues().map(|demand| demand.enqueued).sum(),
-            finished: self.past.0 + self.lives().map(|life| life.beat.done + life.beat.failed).sum::<u64>(),
-            busy_ms: self.past.1 + self.lives().map(|life| life.beat.busy_ms).sum::<u64>(),
-            held,
-            busy,
+            oldest: queues().map(|demand| demand.waited(now)).max().unwrap_or_default(),
+            soon: queues().map(|demand| demand.soon).sum(),
+            arrived: queues().map(|demand| demand.arrived).sum::<u64>() + failed + others.failed(name),
+            took: &took,
+            running: &running,
+            workers: u32::try_from(staying).unwrap_or(u32::MAX),
+            boot: self.load.boot(),
+            failures: self.load.failures,
             blind,
+            elsewhere,
         };
-        let PoolPlan { min, max, slots, target_wait, .. } = self.plan;
+        let PoolPlan { min, max, total, slots, target_wait, .. } = self.plan;
         let before = self.decision.target;
-        self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
+        let places = others.places(name, Place { host: host.to_owned(), min, max });
+        let sum = |of: fn(&Place) -> u32| places.iter().map(of).fold(0, u32::saturating_add);
+        let (least, most) = (sum(|place| place.min), sum(|place| place.max));
+        let (most, bound) = match (total, places.len()) {
+            (Some(total), _) if total <= most => (total, Bound::Total),
+            (_, 1) => (most, Bound::Host),
+            (_, hosts) => (most, Bound::Hosts(hosts)),
+        };
+        let limits = Limits { min: least.min(most), max: most, bound, slots, target_wait };
+        self.decision = self.law.decide(now, &inputs, &limits);
+        self.told = self.load_of(&running, failed);
+        if let (2.., Some(here)) = (places.len(), shares(self.decision.target, &places).first()) {
+            // Whose share it is may have died a moment ago.
+            let is_left = inputs.oldest > target_wait && total.is_none() && self.decision.target > 0;
+            self.decision.share((*here).max(u32::from(is_left)).min(max), places.len());
+        }
         self.lawful = self.decision.target;
         self.decision.shift(self.offset, max);
         if let Some(fixed) = self.fixed {
@@ -171,6 +179,28 @@ impl Crew {
                 "another number of workers"
             );
         }
+    }
+
+    /// What the other hosts are told of it.
+    fn load_of(&self, running: &[f64], failed: u64) -> PoolLoad {
+        let Terms { own_held, own_runs, own_service, .. } = self.decision.terms;
+        let staying = self.lives().filter(|life| life.stays()).count();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        PoolLoad {
+            min: self.plan.min,
+            max: self.plan.max,
+            workers: count(staying),
+            running: count(running.len()),
+            held: own_held,
+            runs: own_runs,
+            service_us: (own_service * 1e6) as u64,
+            failed,
+        }
+    }
+
+    /// What the start of one of its workers takes.
+    pub(crate) fn boot(&self) -> Duration {
+        self.load.boot()
     }
 
     /// So many workers more or fewer than the law finds; within what the pool may have. Answers whether that changes
@@ -233,7 +263,7 @@ impl Crew {
         })
     }
 
-    pub(crate) fn record(&self, name: &str) -> PoolRecord {
+    pub(crate) fn record(&self, name: &str, takes_part: bool) -> PoolRecord {
         let workers = self.hands.iter().filter_map(|(number, hand)| {
             let life = self.pool.slots.get(number)?.life()?;
             let job = |job: &RunningJob| JobRecord {
@@ -260,6 +290,7 @@ impl Crew {
             saturated: self.decision.saturated,
             queues: self.pool.shape.queues.iter().map(ToString::to_string).collect(),
             workers: workers.filter(|worker| worker.pid != 0).collect(),
+            load: takes_part.then(|| self.told.clone()),
         }
     }
 }

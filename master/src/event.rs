@@ -60,14 +60,16 @@ pub(crate) enum Event {
     Kept { queue: QueueName, work: crate::upkeep::Work },
     /// The registry was written, or not.
     Registered(Result<(), StoreError>),
+    /// All entries of the registry, if they could be read.
+    Hosts(Option<Vec<String>>),
     /// From the supervisor.
     Parent(ToChild),
     /// The supervisor is gone.
     Orphaned,
     /// A TERM reached this process.
     Terminated,
-    /// What the registry knew of an earlier master's workers was read.
-    Adopted,
+    /// What the registry knew of an earlier master's workers was read: how many it wanted in each pool.
+    Adopted(BTreeMap<String, u32>),
     /// What the registry knew of the master that this one takes over from.
     Found(Before),
     /// A worker of an earlier master has ended, or had before.

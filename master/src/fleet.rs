@@ -10,23 +10,34 @@ use roundsman_shared::figures::{Figure, Figures, Metric, Said};
 use roundsman_shared::job::Policy;
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::outlook::{MOST_QUEUES, Outlook, PoolOutlook, QueueOutlook};
-use roundsman_shared::protocol::{Standing, ToChild, VERSION};
+use roundsman_shared::protocol::{FromChild, Standing, ToChild, VERSION};
 use roundsman_shared::store::StoreConfig;
 
 use crate::beside::Beside;
 use crate::child::{Child, Surroundings};
-use crate::crew::{Crew, Demand, Hand};
+use crate::crew::{Crew, Demand, Hand, Known};
 use crate::event::{Event, Key};
+use crate::others::Others;
 use crate::plan::{Part, Plan, REPLIES, Work};
 use crate::pool::{Actions, Budget};
 use crate::random;
 use crate::registry::{PartRecord, PoolRecord, start_time};
 use crate::release::{Ending, Release};
+use crate::scale;
 use crate::slot::{self, Action, Exit, Life, Slot};
 use crate::spawn::{Launch, Started};
 
+/// However slowly workers start, timers beyond this need nobody yet.
+const AHEAD_MOST: Duration = Duration::from_secs(60);
 /// Workers whose state is written down at most.
 const DUMPED: usize = 256;
+
+/// What a fleet knows, while one of its crews is changed.
+macro_rules! known {
+    ($fleet:expr) => {
+        Known { host: &$fleet.host, demand: &$fleet.demand, others: &$fleet.others, blind: $fleet.blind }
+    };
+}
 
 /// See the module's text.
 #[derive(Debug)]
@@ -43,6 +54,8 @@ pub(crate) struct Fleet {
     /// What this fleet has counted since this master began.
     pub figures: Figures,
     pub clock: Option<StoreClock>,
+    /// The other hosts, as they were read last.
+    pub others: Others,
     pub blind: bool,
     pub paused: bool,
     /// What is this master's of it.
@@ -64,6 +77,7 @@ impl Fleet {
             seen: BTreeMap::new(),
             figures: Figures::default(),
             clock: None,
+            others: Others::default(),
             blind: false,
             paused: false,
             beside,
@@ -108,6 +122,11 @@ impl Fleet {
         let idle =
             |crew: &Crew| crew.pool.slots.get(&key.number).and_then(Slot::life).is_some_and(Life::is_idle);
         let rested = idle(crew);
+        let is_heard =
+            crew.pool.slots.get(&key.number).is_some_and(|slot| slot.incarnation == key.incarnation);
+        if let (true, slot::Event::Line(FromChild::Hb(beat))) = (is_heard, &event) {
+            crew.load.beat(key.number, key.incarnation, beat);
+        }
         crew.pool.step(now, key.number, key.incarnation, event, &mut actions);
         let rests = idle(crew) && !rested;
         if !was && let Some(quarantine) = &crew.pool.quarantine {
@@ -154,7 +173,7 @@ impl Fleet {
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
         for name in names {
             let Some(crew) = self.crews.get_mut(&name) else { continue };
-            crew.decide(&name, now, &self.demand, self.blind, &mut self.figures);
+            crew.decide(&name, now, &known!(self), &mut self.figures);
             let wanted = self.beside.wanted(&name, crew, now);
             let mut actions = Vec::new();
             if crew.plan.is_part() && !crew.leaving {
@@ -197,7 +216,7 @@ impl Fleet {
             return;
         };
         crew.fixed = to;
-        crew.decide(&name, now, &self.demand, self.blind, &mut self.figures);
+        crew.decide(&name, now, &known!(self), &mut self.figures);
         let wanted = self.beside.wanted(&name, crew, now);
         let mut actions = Vec::new();
         if to.is_some() {
@@ -223,7 +242,7 @@ impl Fleet {
                 continue;
             }
             let changed = crew.resize(by);
-            crew.decide(&name, now, &self.demand, self.blind, &mut self.figures);
+            crew.decide(&name, now, &known!(self), &mut self.figures);
             let (pool, wanted, why) = (&*name, crew.decision.target, &crew.decision.why);
             tracing::info!(pool, by, changed, wanted, why, "told to have more or fewer workers");
             let mut actions = Vec::new();
@@ -392,8 +411,7 @@ impl Fleet {
         let life = crew.pool.slots.get(&key.number).and_then(Slot::life);
         let fate = life.and_then(|life| life.fate.clone());
         if let Some(life) = life {
-            crew.past.0 += life.beat.done + life.beat.failed;
-            crew.past.1 += life.beat.busy_ms;
+            crew.load.gone(key.number, &life.beat);
         }
         let running = hand.board.read().unwrap_or_default();
         // Who said good-bye had given everything back.
@@ -466,6 +484,37 @@ impl Fleet {
         }
     }
 
+    /// Whether a pool has more workers to have than its fewest.
+    #[must_use]
+    pub(crate) fn is_active(&self) -> bool {
+        self.crews.values().any(|crew| !crew.plan.is_part() && crew.decision.needed > crew.plan.min)
+    }
+
+    /// An earlier master had so many workers: as long as nothing else is known, they are needed. What was chosen by hand
+    /// tells nothing of that.
+    pub(crate) fn adopt(&mut self, desired: &BTreeMap<String, u32>, now: Mono) {
+        for (name, crew) in &mut self.crews {
+            if let Some(workers) =
+                desired.get(&**name).filter(|_| !crew.plan.is_part() && crew.fixed.is_none())
+            {
+                crew.law.adopt(now, *workers);
+            }
+        }
+    }
+
+    /// What the registry says of all hosts.
+    pub(crate) fn hear(&mut self, records: &[String]) {
+        self.others = Others::of(records, &self.host);
+    }
+
+    /// How far ahead timers are to be known, to the second above.
+    #[must_use]
+    pub(crate) fn ahead(&self) -> Duration {
+        let slowest = self.crews.values().filter(|crew| !crew.plan.is_part()).map(Crew::boot).max();
+        let ahead = scale::ahead(slowest.unwrap_or_default());
+        Duration::from_secs(ahead.as_secs() + u64::from(ahead.subsec_nanos() > 0)).min(AHEAD_MOST)
+    }
+
     /// Jobs that run here now.
     #[must_use]
     pub(crate) fn running(&self) -> u32 {
@@ -473,14 +522,18 @@ impl Fleet {
         lives.map(|life| life.beat.running).sum()
     }
 
-    /// What `status` shows.
+    /// What `status` shows, and what the other hosts reckon with if they may.
     #[must_use]
-    pub(crate) fn records(&self) -> Vec<PoolRecord> {
+    pub(crate) fn records(&self, takes_part: bool) -> Vec<PoolRecord> {
         let pools = self.crews.iter().filter(|(_, crew)| !crew.plan.is_part());
         let (own, users): (Vec<_>, Vec<_>) = pools.partition(|(name, _)| &***name == REPLIES);
         // A pool that no settings name is shown while it does something.
         let own = own.into_iter().filter(|(_, crew)| !crew.hands.is_empty());
-        users.into_iter().chain(own).map(|(name, crew)| crew.record(name)).collect()
+        users
+            .into_iter()
+            .chain(own)
+            .map(|(name, crew)| crew.record(name, takes_part && !crew.leaving))
+            .collect()
     }
 
     /// What `status` shows of the processes that run no jobs.
@@ -559,11 +612,19 @@ impl Fleet {
                         child.signal(group, signal);
                     }
                 }
-                Action::Ready => self.greet(pool, number, now),
+                Action::Ready => {
+                    if let Some(crew) = self.crews.get_mut(pool)
+                        && let Some(life) = crew.pool.slots.get(&number).and_then(Slot::life)
+                    {
+                        crew.load.started(now.since(life.since));
+                    }
+                    self.greet(pool, number, now);
+                }
                 Action::Died(death) => {
                     self.budget.note(now, &death);
                     self.figures.count(Metric::WorkerExits, &[&**pool, death.cause()], 1);
                     let Some(crew) = self.crews.get_mut(pool) else { continue };
+                    crew.load.failures += u64::from(death.blame != slot::Blame::Nobody);
                     let hand = crew.hands.remove(&number);
                     let worker = format!("{pool}/{number}");
                     let pid = hand.map_or(0, |hand| hand.pid);

@@ -30,8 +30,10 @@ mod fleet;
 #[cfg(target_os = "linux")]
 mod leftovers;
 mod listener;
+mod load;
 mod machine;
 mod orphans;
+mod others;
 mod parent;
 mod plan;
 pub mod pool;
@@ -40,6 +42,7 @@ mod registry;
 mod release;
 mod run;
 pub mod scale;
+pub mod share;
 pub mod simulate;
 pub mod slot;
 mod spawn;

@@ -7,6 +7,8 @@
 //! pulse, once a second ┘─→ Pulse ───────────→ loop ─→ scaling, upkeep
 //! ```
 //!
+//! While due jobs wait in a queue, it is looked at four times a second.
+//!
 //! A queue in which nothing waits or runs is only glanced at, for one command, until that shows any change: once a
 //! second, or in every other second where there are several queues, since a hint that is lost is rare.
 //!
@@ -27,9 +29,12 @@ use tokio::task::JoinSet;
 use crate::alarm::Alarm;
 use crate::event::Event;
 use crate::machine;
+use crate::scale::{self, UNKNOWN_BOOT};
 
 /// Between two looks at everything.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at a queue in which due jobs wait: the law is as good as what it sees.
+const LOOK_BUSY: Duration = Duration::from_millis(250);
 /// Between two whole looks at a queue in which nothing happens.
 const LOOK_ASLEEP: Duration = Duration::from_secs(20);
 /// Between two tries to open the store.
@@ -44,6 +49,8 @@ const ORDERS: usize = 64;
 pub(crate) enum Order {
     /// Serve these queues from now on.
     Queues(Vec<QueueName>),
+    /// Count timers that fall due within so long.
+    Ahead(Duration),
 }
 
 /// Starts listening; the store is opened first, however long that takes.
@@ -67,6 +74,7 @@ pub(crate) fn start(
         let listener = Listener {
             store,
             lease: config.lease,
+            ahead: scale::ahead(UNKNOWN_BOOT),
             host,
             queues,
             events,
@@ -77,6 +85,7 @@ pub(crate) fn start(
             pulsing: BTreeSet::new(),
             again: BTreeSet::new(),
             asleep: BTreeMap::new(),
+            busy: BTreeSet::new(),
             odd: false,
             blind: false,
         };
@@ -133,6 +142,7 @@ async fn open(
 struct Listener {
     store: Store,
     lease: Duration,
+    ahead: Duration,
     host: String,
     queues: Vec<QueueName>,
     events: mpsc::Sender<Event>,
@@ -146,6 +156,8 @@ struct Listener {
     again: BTreeSet<QueueName>,
     /// Queues in which nothing waited or ran when they were looked at last: what was seen, and when.
     asleep: BTreeMap<QueueName, (Glimpse, Mono)>,
+    /// Queues in which due jobs waited when they were looked at last.
+    busy: BTreeSet<QueueName>,
     /// Whose turn it is of the queues that are glanced at: those at even or at odd places.
     odd: bool,
     blind: bool,
@@ -163,6 +175,8 @@ impl Listener {
         let mut hints = None;
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut busy = tokio::time::interval(LOOK_BUSY);
+        busy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -181,13 +195,22 @@ impl Listener {
                 }
                 order = orders.recv() => match order {
                     None => return,
+                    Some(Order::Ahead(ahead)) => self.ahead = ahead,
                     Some(Order::Queues(queues)) => {
                         self.due.retain(|queue, _| queues.contains(queue));
+                        self.busy.retain(|queue| queues.contains(queue));
                         self.queues = queues;
                         hints = None;
                         self.look_at_all();
                     }
                 },
+                _ = busy.tick(), if !self.busy.is_empty() => {
+                    for queue in std::mem::take(&mut self.busy) {
+                        if !self.pulsing.contains(&queue) {
+                            self.look(queue);
+                        }
+                    }
+                }
                 _ = tick.tick() => {
                     if hints.is_none() && !self.blind && !self.queues.is_empty() {
                         hints = self.store.listen(&self.queues, &self.host).await.ok();
@@ -234,10 +257,10 @@ impl Listener {
             self.again.insert(queue);
             return;
         }
-        let (store, lease) = (self.store.clone(), self.lease);
+        let (store, lease, ahead) = (self.store.clone(), self.lease, self.ahead);
         self.pulses.spawn(async move {
             let sent = Mono::now();
-            let answer = store.pulse(&queue, lease).await;
+            let answer = store.pulse(&queue, lease, ahead).await;
             (queue, Looked::Pulse(sent, Mono::now(), answer))
         });
     }
@@ -256,6 +279,9 @@ impl Listener {
                 if self.jumped(&queue, clock).await {
                     self.look(queue);
                     return;
+                }
+                if pulse.ready > 0 && !pulse.paused {
+                    self.busy.insert(queue.clone());
                 }
                 self.readings.push_back(clock);
                 if self.readings.len() > READINGS {

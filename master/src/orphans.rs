@@ -1,6 +1,8 @@
 //! The workers that an earlier master of this host left behind. Their jobs are given back when they are really gone, told
 //! by pid and start time; until then they finish what they run.
 
+use std::collections::BTreeMap;
+
 use roundsman_shared::names::{QueueName, WorkerId};
 use roundsman_shared::store::Store;
 use tokio::sync::mpsc;
@@ -17,8 +19,11 @@ pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event
         // One that is retired looks after its workers itself, as long as it lives.
         record.master.pid != own && (record.host == host || start_time(record.master.pid) == 0)
     };
+    let mut desired = BTreeMap::new();
     for record in entries(&store, &host).await.into_iter().filter(left) {
         for pool in record.pools {
+            let most = desired.entry(pool.pool.clone()).or_insert(0);
+            *most = pool.desired.max(*most);
             for worker in pool.workers {
                 let names = if worker.queues.is_empty() { &pool.queues } else { &worker.queues };
                 let queues = names.iter().filter_map(|name| QueueName::new(name).ok()).collect();
@@ -26,7 +31,7 @@ pub(crate) async fn adopt(store: Store, host: String, events: mpsc::Sender<Event
             }
         }
     }
-    let _ = events.send(Event::Adopted).await;
+    let _ = events.send(Event::Adopted(desired)).await;
 }
 
 /// Reads what the master has that this one takes over from.

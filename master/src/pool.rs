@@ -21,8 +21,9 @@ const CRASHING_JOBS: usize = 3;
 const MOST_SUSPECTS: usize = 256;
 /// A quarantined pool is tried again, with one worker, so much later.
 const QUARANTINE: Duration = Duration::from_secs(300);
-/// A worker is let go only after it has been idle for so long.
-pub(crate) const IDLE_HOLD: Duration = Duration::from_secs(10);
+/// A worker is let go only after it has been idle for so long: younger beats may say otherwise. That fewer have been
+/// needed for a while is for the law to say.
+pub(crate) const IDLE_HOLD: Duration = Duration::from_millis(250);
 /// Between two times that busy workers are told of work in a queue.
 const LOOK_GAP: Duration = Duration::from_millis(10);
 /// Workers that may be replaced at the same time after a change of settings, as a share.

@@ -9,6 +9,7 @@ use roundsman_shared::store::StoreError;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
+use crate::others::PoolLoad;
 
 /// Written at least so often, and so many times a lease, even without news.
 const RENEW: Duration = Duration::from_secs(6);
@@ -75,6 +76,9 @@ pub(crate) struct PoolRecord {
     #[serde(default)]
     pub queues: Vec<String>,
     pub workers: Vec<WorkerRecord>,
+    /// For the other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<PoolLoad>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +116,12 @@ pub(crate) fn name(host: &str, leads: bool) -> String {
 #[must_use]
 pub(crate) fn is_of(name: &str, host: &str) -> bool {
     name.strip_prefix(host).is_some_and(|rest| rest.is_empty() || rest.starts_with('~'))
+}
+
+/// The host whose master has entered itself under this name.
+#[must_use]
+pub(crate) fn host_of(name: &str) -> &str {
+    name.split_once('~').map_or(name, |(host, _)| host)
 }
 
 /// When to write.
@@ -227,6 +237,7 @@ mod tests {
                 saturated: false,
                 queues: vec!["q".into()],
                 workers: vec![worker],
+                load: None,
             }],
             parts: Vec::new(),
         }

@@ -29,7 +29,6 @@ use tokio::sync::mpsc;
 use crate::answer::{self, Answer};
 use crate::beside::Beside;
 use crate::child::Surroundings;
-use crate::crew::Demand;
 use crate::event::Event;
 use crate::fleet::Fleet;
 use crate::listener::{self, Order};
@@ -50,6 +49,8 @@ const EVENTS: usize = 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// The loop is late when it looks so much later than it meant to.
 const LATE: Duration = Duration::from_millis(100);
+/// Ticks between two looks at the other hosts while there is nothing to share.
+const HOSTS_ASLEEP: u64 = 6;
 /// A start that the budget refused is tried again so much later.
 const RETRY_STARTS: Duration = Duration::from_millis(100);
 /// After the last worker has gone, what is still to be given back is waited for so long.
@@ -111,6 +112,7 @@ pub(crate) async fn serve(
         around,
         orders,
         listening: queues,
+        ahead: Duration::ZERO,
         store: None,
         waiting: Vec::new(),
         releasing: BTreeSet::new(),
@@ -121,6 +123,7 @@ pub(crate) async fn serve(
         machine: Machine::here(),
         since: Wall::now(),
         ticks: 0,
+        asking: false,
         stopping: None,
     };
     master.run(inbox).await
@@ -143,6 +146,8 @@ struct Master {
     orders: mpsc::Sender<Order>,
     /// What the listener listens for; sorted.
     listening: Vec<QueueName>,
+    /// How far ahead it counts timers.
+    ahead: Duration,
     store: Option<Store>,
     /// Releases that wait for the store to be opened.
     waiting: Vec<Release>,
@@ -157,6 +162,8 @@ struct Master {
     machine: Machine,
     since: Wall,
     ticks: u64,
+    /// The other hosts are asked after.
+    asking: bool,
     stopping: Option<Stopping>,
 }
 
@@ -294,8 +301,19 @@ impl Master {
                 self.apply_live(Some(&queue));
             }
             Event::Kept { queue, work } => self.upkeep.done(now, &queue, work),
+            Event::Hosts(records) => {
+                self.asking = false;
+                if let Some(records) = records {
+                    self.fleet.hear(&records);
+                    self.rescale(now);
+                }
+            }
             Event::Registered(result) => self.registry.done(result),
-            Event::Adopted => self.adopted = true,
+            Event::Adopted(desired) => {
+                self.fleet.adopt(&desired, now);
+                self.adopted = true;
+                self.rescale(now);
+            }
             Event::Found(before) => {
                 self.fleet.beside.found(before);
                 self.adopted = true;
@@ -371,8 +389,28 @@ impl Master {
             self.fleet.release(now);
         }
         self.rescale(now);
+        let ahead = self.fleet.ahead();
+        if ahead != self.ahead && self.orders.try_send(Order::Ahead(ahead)).is_ok() {
+            self.ahead = ahead;
+        }
+        self.ask_hosts();
         self.beat();
         self.fleet.tell_parts();
+    }
+
+    /// Reads what the other hosts have entered: with each tick where there is something to share, else now and then.
+    fn ask_hosts(&mut self) {
+        let due = self.fleet.is_active() || self.ticks % HOSTS_ASLEEP == 1;
+        let Some(store) = self.store.clone().filter(|_| due && !self.asking && self.stopping.is_none())
+        else {
+            return;
+        };
+        self.asking = true;
+        let events = self.around.events.clone();
+        tokio::spawn(async move {
+            let records = store.hosts().await.ok();
+            let _ = events.send(Event::Hosts(records)).await;
+        });
     }
 
     fn beat(&self) {
@@ -401,9 +439,9 @@ impl Master {
 
     fn pulse(&mut self, queue: &QueueName, pulse: &Pulse, now: Mono) {
         self.fleet.seen.insert(queue.clone(), outlook(pulse));
-        let ready = if pulse.paused { 0 } else { pulse.ready };
-        self.fleet.demand.insert(queue.clone(), Demand { ready, enqueued: pulse.enqueued, unmet: 0 });
-        let sleeping = ready.saturating_sub(self.fleet.woken(queue, now));
+        let demand = self.fleet.demand.entry(queue.clone()).or_default();
+        *demand = demand.after(pulse, now);
+        let sleeping = demand.ready.saturating_sub(self.fleet.woken(queue, now));
         if self.stopping.is_none() {
             self.fleet.wake(queue, sleeping, now);
             self.fleet.scale(now);
@@ -596,7 +634,7 @@ impl Master {
             master: MasterRecord { pid: std::process::id(), since: since.as_millis() },
             quiet: fleet.paused,
             store_replaced: store.is_replaced(),
-            pools: fleet.records(),
+            pools: fleet.records(self.stopping.is_none()),
             parts: fleet.parts(),
         };
         let Some(record) = self.registry.due(now, record) else { return };

@@ -1,376 +1,262 @@
 //! How many workers a pool needs: a pure function of what is known of its queues and workers, and a short memory.
 //!
-//! Work arrives at `rate` and takes `service` a job; what waits is to be worked off within 0.8 × `target_wait`. Jobs
-//! that run for long hold their workers, which then are no capacity for others. Going down waits until the need has
-//! been lower for a while; who is let go, and that it was idle, is the pool's business.
+//! ```text
+//! target = held + flow (+ what varies of it) + backlog over the time that the objective leaves for it
+//! ```
+//! Up at once where a backlog says so, and after a moment where only the flow does; down when the need has been lower
+//! for a while, which grows where going down was soon regretted. Jobs that run for long hold their workers, which then
+//! are no capacity for others. Workers that still start count as capacity. Who is let go, and that it was idle, is the
+//! pool's business.
 
-use std::collections::VecDeque;
-use std::fmt::Write as _;
+mod decision;
+mod learned;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod words;
+
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
 
-/// The share of `target_wait` within which a backlog is to be worked off.
-const DRAIN_SHARE: f64 = 0.8;
-/// What a job is taken to need before any has been seen.
-const UNKNOWN_SERVICE_MS: f64 = 100.0;
-/// The target goes down to what was needed at most within so long.
-const HOLD: Duration = Duration::from_secs(10);
-/// Half-life of what is remembered of rates and service times.
-const MEMORY: Duration = Duration::from_secs(10);
+pub use decision::{Decision, Reason, Terms};
+use learned::{Learned, Service};
+use memory::Memory;
+
+/// Between two looks, about.
+const LOOK: f64 = 0.25;
+/// The share of the time between a start and the objective within which a backlog is to be worked off, and the least
+/// share of the objective that is taken for it.
+const DRAIN: f64 = 0.8;
+const DRAIN_AT_ONCE: f64 = 0.65;
+const DRAIN_LEAST: f64 = 0.2;
+/// A backlog that those who are there work off in this share of the objective needs nobody else.
+const CALM: f64 = 0.5;
+/// Beyond this share of the objective, what waits has waited long, and is worked off in so much of it.
+const LATE: f64 = 0.55;
+const LATE_DRAIN: f64 = 0.25;
+/// More than so many times what the flow brings in that time came at once.
+const AT_ONCE: f64 = 1.5;
+/// A backlog worth so much of a worker is acted on at once.
+const URGENT: f64 = 1.0;
+/// What is more than a whole number by less than this, or than this share of all, is no further worker.
+const SPARE: f64 = 0.3;
+const SPARE_SHARE: f64 = 0.15;
+/// How many of the variations of the flow are to be staffed for; ln(1/0.01), for one wait in a hundred.
+const TAIL: f64 = 4.6;
+const VARIES_LEAST: f64 = 0.05;
 /// At its maximum for so long with more needed, the pool is saturated.
 const SATURATED: Duration = Duration::from_secs(60);
-/// A job that runs for more than so many mean service times holds its worker.
-const LONG_JOB: f64 = 6.0;
-const LONG_JOB_LEAST_MS: f64 = 50.0;
 
 /// What is known at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Inputs {
-    /// Jobs that are due and wait.
+pub struct Inputs<'i> {
+    /// Jobs that are due and wait, and for how long the first of them has.
     pub ready: u64,
-    /// Jobs ever enqueued in the pool's queues.
-    pub enqueued: u64,
-    /// Jobs ever finished by its workers, and how long they ran in all.
-    pub finished: u64,
-    pub busy_ms: u64,
-    /// Workers whose jobs have run for longer than [`Law::long_job`].
-    pub held: u32,
-    /// Workers that run something.
-    pub busy: u32,
+    pub oldest: Duration,
+    /// Timers that fall due within [`ahead`].
+    pub soon: u64,
+    /// Jobs that ever fell due.
+    pub arrived: u64,
+    /// Seconds that each of the runs took that ended since the last look, or of a sample of them.
+    pub took: &'i [f64],
+    /// Seconds that each running job has run so far.
+    pub running: &'i [f64],
+    /// Workers that are there or start.
+    pub workers: u32,
+    /// From the start of a process to its being ready, for nearly all of them.
+    pub boot: Duration,
+    /// Workers that ever failed to start or crashed.
+    pub failures: u64,
     /// The store is not reached: nothing of the above is fresh.
     pub blind: bool,
+    /// On the other hosts that serve the same.
+    pub elsewhere: Elsewhere,
+}
+
+/// What the other hosts tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Elsewhere {
+    pub workers: u32,
+    /// Jobs that run, and those among them that have run for long.
+    pub running: u32,
+    pub held: u32,
+    /// Runs that they remember, and the seconds that one takes, long ones aside.
+    pub runs: u32,
+    pub service: f64,
+}
+
+impl Inputs<'_> {
+    fn is_busy(&self) -> bool {
+        self.ready > 0 || self.soon > 0 || !self.running.is_empty() || self.elsewhere.running > 0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub min: u32,
     pub max: u32,
+    pub bound: Bound,
     pub slots: u16,
     pub target_wait: Duration,
 }
 
-/// What comes of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
-    pub target: u32,
-    /// Without the limits.
-    pub needed: u32,
-    /// In words, with the numbers it rests on.
-    pub why: String,
-    pub reason: Reason,
-    pub saturated: bool,
+/// Where the most comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Bound {
+    /// `max_workers` of the one host.
+    #[default]
+    Host,
+    /// The same of so many hosts together.
+    Hosts(usize),
+    /// `max_workers_total`.
+    Total,
 }
 
-/// What a decision rests on in the end, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// As many as are needed.
-    Load,
-    /// More were needed a moment ago.
-    Hold,
-    MinWorkers,
-    MaxWorkers,
-    /// Somebody asked for more or fewer.
-    ByHand,
-    /// The store is not reached: as many as before.
-    Blind,
-}
+/// What the first start is taken to need before one has been seen.
+pub const UNKNOWN_BOOT: Duration = Duration::from_secs(1);
 
-impl Reason {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Hold => "hold",
-            Self::MinWorkers => "min_workers",
-            Self::MaxWorkers => "max_workers",
-            Self::ByHand => "by_hand",
-            Self::Blind => "blind",
-        }
-    }
-
-    fn of(needed: u32, held_need: u32, limits: &Limits) -> Self {
-        if needed > limits.max {
-            Self::MaxWorkers
-        } else if held_need.max(needed) < limits.min {
-            Self::MinWorkers
-        } else if held_need > needed {
-            Self::Hold
-        } else {
-            Self::Load
-        }
-    }
-}
-
-impl Decision {
-    /// So many workers more or fewer, as somebody asked for by hand.
-    pub fn shift(&mut self, offset: i32, max: u32) {
-        if offset == 0 {
-            return;
-        }
-        let target = i64::from(self.target) + i64::from(offset);
-        self.target = u32::try_from(target.clamp(0, i64::from(max))).unwrap_or(max);
-        let (count, way, signal) =
-            if offset > 0 { (offset, "more", "SIGTTIN") } else { (-offset, "fewer", "SIGTTOU") };
-        self.reason = Reason::ByHand;
-        self.why = format!("{}; {count} {way} than that by {signal}", self.why);
-    }
+/// How far ahead timers count: a worker that is started now is ready by then, though there is nothing to hear until the
+/// next look or the one after it.
+#[must_use]
+pub fn ahead(boot: Duration) -> Duration {
+    boot + Duration::from_secs(2)
 }
 
 /// What is remembered from one decision to the next.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Law {
-    last: Option<(Mono, Inputs)>,
-    /// Jobs a second, and mean service time in ms.
-    rate: f64,
-    service: Option<f64>,
-    /// Finished jobs that the mean rests on, decaying.
-    weight: f64,
-    needs: VecDeque<(Mono, u32)>,
+    learned: Learned,
+    memory: Memory,
     target: u32,
-    why: String,
     full_since: Option<Mono>,
 }
 
-impl Default for Law {
-    fn default() -> Self {
-        Self {
-            last: None,
-            rate: 0.0,
-            service: None,
-            weight: 0.0,
-            needs: VecDeque::new(),
-            target: 0,
-            why: "nothing is known yet".to_owned(),
-            full_since: None,
-        }
-    }
-}
-
 impl Law {
-    /// Beyond this a running job counts as holding its worker.
-    #[must_use]
-    pub fn long_job(&self, target_wait: Duration) -> Duration {
-        let long = (self.service.unwrap_or(UNKNOWN_SERVICE_MS) * LONG_JOB).max(LONG_JOB_LEAST_MS);
-        Duration::from_secs_f64(long / 1000.0).min(target_wait)
+    /// There are so many workers already, of an earlier master or another: as long as nothing else is known, they were
+    /// needed.
+    pub fn adopt(&mut self, now: Mono, workers: u32) {
+        self.target = self.target.max(workers);
+        self.memory.adopt(now, f64::from(workers));
     }
 
     /// Takes one look. Looks may come at any time, and at once one after the other.
-    pub fn decide(&mut self, now: Mono, inputs: &Inputs, limits: &Limits) -> Decision {
+    pub fn decide(&mut self, now: Mono, inputs: &Inputs<'_>, limits: &Limits) -> Decision {
         if inputs.blind {
             let target = self.target.clamp(limits.min, limits.max);
-            let why = format!("the store is not reachable: {target} as before");
-            return Decision { target, needed: target, why, reason: Reason::Blind, saturated: false };
+            let why = words::blind(target);
+            let terms = Terms::default();
+            return Decision { target, needed: target, why, reason: Reason::Blind, saturated: false, terms };
         }
-        self.learn(now, inputs);
-        let service = self.service.unwrap_or(UNKNOWN_SERVICE_MS) / 1000.0;
-        let slots = f64::from(limits.slots.max(1));
-        let drain = limits.target_wait.as_secs_f64() * DRAIN_SHARE;
-        let ready = inputs.ready as f64;
-        let load = self.rate * service / slots + ready * service / (slots * drain);
-        // Ten percent of a worker is noise, not a need.
-        let mut needed = inputs.held.saturating_add((load - 0.1).max(0.0).ceil() as u32);
-        if inputs.ready > 0 {
-            needed = needed.max(inputs.held + 1);
+        self.learned.look(now, inputs);
+        let terms = self.terms(now, inputs, limits);
+        let needed = needed(&terms, inputs);
+        let most = limits.max.max(limits.min);
+        let within = |count: u32| count.clamp(limits.min, most);
+        let up = within(needed);
+        let kept = self.memory.look(now, inputs, &terms, self.target, limits.target_wait);
+        let keep = within(kept.workers);
+        if up > self.target {
+            let is_urgent = terms.drain > URGENT || keep > self.target;
+            if self.memory.may_rise(now, inputs.boot, self.target, needed, is_urgent, terms.is_flood()) {
+                self.target = up;
+                self.memory.rose(now);
+            }
+        } else {
+            self.memory.calm();
+            let lower = keep.max(up);
+            if lower < self.target && self.memory.may_fall(now, inputs.ready) {
+                self.target = lower;
+                self.memory.fell(now);
+            }
         }
-        needed = needed.max(u32::from(inputs.busy > 0));
-        while self.needs.front().is_some_and(|(at, _)| now.since(*at) >= HOLD) {
-            self.needs.pop_front();
-        }
-        // Of moments close to each other only the highest need counts.
-        match self.needs.back_mut() {
-            Some((at, last)) if now.since(*at) < Duration::from_millis(250) => *last = needed.max(*last),
-            _ => self.needs.push_back((now, needed)),
-        }
-        let held_need = self.needs.iter().map(|(_, need)| *need).max().unwrap_or(needed);
-        self.target = held_need.clamp(limits.min, limits.max);
-        self.note_saturation(now, needed, limits);
-        self.why = self.words(inputs, service, needed, held_need, limits);
-        let saturated = self.full_since.is_some_and(|since| now.since(since) >= SATURATED);
-        let reason = Reason::of(needed, held_need, limits);
-        Decision { target: self.target, needed, why: self.why.clone(), reason, saturated }
-    }
-
-    fn note_saturation(&mut self, now: Mono, needed: u32, limits: &Limits) {
+        self.target = within(self.target);
         if needed > limits.max {
             self.full_since.get_or_insert(now);
         } else {
             self.full_since = None;
         }
+        let saturated = self.full_since.is_some_and(|since| now.since(since) >= SATURATED);
+        let reason = self.reason(needed, kept.is_failing, limits);
+        let terms = Terms { hold: self.memory.hold().as_secs_f64(), ..terms };
+        let why = words::of(&terms, needed, self.target, reason, limits);
+        Decision { target: self.target, needed, why, reason, saturated, terms }
     }
 
-    fn learn(&mut self, now: Mono, inputs: &Inputs) {
-        let Some((at, last)) = &self.last else {
-            self.last = Some((now, *inputs));
-            return;
+    fn terms(&self, now: Mono, inputs: &Inputs<'_>, limits: &Limits) -> Terms {
+        let slots = f64::from(limits.slots.max(1));
+        let objective = limits.target_wait.as_secs_f64();
+        let long = self.learned.long(objective);
+        let own = self.learned.service(now, long, inputs.running);
+        let Service { scv, .. } = own;
+        let (service, is_known) = own.beside(&inputs.elsewhere);
+        let own_held =
+            u32::try_from(inputs.running.iter().filter(|ran| **ran > long).count()).unwrap_or(u32::MAX);
+        let held = (f64::from(own_held) + f64::from(inputs.elsewhere.held)) / slots;
+        let rate = self.learned.rate();
+        let flow = rate * service;
+        let left = (objective - inputs.boot.as_secs_f64() - LOOK).max(DRAIN_LEAST * objective);
+        let varies = f64::midpoint(1.0, scv);
+        let root = 2.0 * (varies * flow).sqrt();
+        // Where there is time to wait, less than the square root is needed: the tail of the wait falls with it.
+        let tail = varies * service * TAIL / left;
+        let weight = (service / objective).clamp(VARIES_LEAST, 1.0);
+        let base = held + (flow + weight * root.min(tail)) / slots;
+        let waiting = (inputs.ready + inputs.soon) as f64;
+        let work = waiting * service / slots;
+        let is_burst = inputs.ready > 0 && inputs.oldest.as_secs_f64() > LATE * objective;
+        let free = (f64::from(inputs.workers) + f64::from(inputs.elsewhere.workers) - held).max(0.0);
+        // What came evenly leaves as much time to its last as what came at once leaves to its first.
+        let oldest = inputs.oldest.as_secs_f64();
+        let came_at_once = waiting > AT_ONCE * rate * oldest || oldest > objective;
+        let within = match came_at_once {
+            true if is_burst => LATE_DRAIN * objective,
+            true => DRAIN_AT_ONCE * left,
+            false => DRAIN * left,
         };
-        let span = now.since(*at).as_secs_f64();
-        if span < 0.2 {
-            return;
+        let within = within.max(DRAIN_LEAST * objective);
+        let calm = CALM * objective * free;
+        let calm = if is_burst || (came_at_once && work > calm) { 0.0 } else { calm };
+        let drain = ((work - calm).max(0.0) / within).min(waiting / slots);
+        Terms {
+            ready: inputs.ready,
+            soon: inputs.soon,
+            rate,
+            service,
+            is_service_known: is_known,
+            held,
+            base,
+            drain,
+            is_burst,
+            hold: 0.0,
+            own_held,
+            own_runs: own.runs,
+            own_service: own.mean,
         }
-        let keep = 0.5_f64.powf(span / MEMORY.as_secs_f64());
-        let arrived = inputs.enqueued.saturating_sub(last.enqueued) as f64 / span;
-        self.rate = self.rate * keep + arrived * (1.0 - keep);
-        if self.rate < 0.01 {
-            self.rate = 0.0;
-        }
-        let finished = inputs.finished.saturating_sub(last.finished) as f64;
-        self.weight *= keep;
-        if finished > 0.0 {
-            let mean = inputs.busy_ms.saturating_sub(last.busy_ms) as f64 / finished;
-            let before = self.service.unwrap_or(mean);
-            self.service = Some((before * self.weight + mean * finished) / (self.weight + finished));
-            self.weight += finished;
-        }
-        self.last = Some((now, *inputs));
     }
 
-    fn words(&self, inputs: &Inputs, service: f64, needed: u32, held_need: u32, limits: &Limits) -> String {
-        let mut parts = Vec::new();
-        if inputs.ready > 0 {
-            parts.push(format!("{} ready", inputs.ready));
-        }
-        if self.rate > 0.0 {
-            parts.push(format!("{:.1}/s arriving", self.rate));
-        }
-        let each = if self.service.is_some() {
-            format!("{} each", span(service))
-        } else {
-            format!("{} each (a guess)", span(service))
-        };
-        let plural = |n: u32| if n == 1 { "1 worker".to_owned() } else { format!("{n} workers") };
-        let mut text = if parts.is_empty() && inputs.held == 0 {
-            format!("nothing to do needs {}", plural(needed))
-        } else {
-            let mut text =
-                if parts.is_empty() { String::new() } else { format!("{} at {each}", parts.join(" and ")) };
-            if inputs.held > 0 {
-                let and = if text.is_empty() { "" } else { ", and " };
-                let _ = write!(text, "{and}{} held by long jobs", plural(inputs.held));
-            }
-            format!("{text} need {}", plural(needed))
-        };
+    fn reason(&self, needed: u32, is_failing: bool, limits: &Limits) -> Reason {
         if needed > limits.max {
-            let _ = write!(text, "; bounded by max_workers {}", limits.max);
-        } else if held_need.max(needed) < limits.min {
-            let _ = write!(text, "; min_workers is {}", limits.min);
-        } else if held_need > needed {
-            let shown = held_need.min(limits.max);
-            let _ = write!(text, "; {shown} until the need has been lower for {} s", HOLD.as_secs());
-        }
-        text
-    }
-}
-
-fn span(seconds: f64) -> String {
-    if seconds >= 1.0 {
-        format!("{seconds:.1} s")
-    } else if seconds >= 0.01 {
-        format!("{:.0} ms", seconds * 1000.0)
-    } else {
-        format!("{:.1} ms", seconds * 1000.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LIMITS: Limits = Limits { min: 0, max: 4, slots: 1, target_wait: Duration::from_secs(1) };
-
-    fn at(ms: u64) -> Mono {
-        Mono::from_nanos(ms * 1_000_000)
-    }
-
-    fn inputs(ready: u64) -> Inputs {
-        Inputs { ready, ..Inputs::default() }
-    }
-
-    #[test]
-    fn one_ready_job_needs_a_worker_at_once() {
-        let mut law = Law::default();
-        assert_eq!(law.decide(at(0), &inputs(0), &LIMITS).target, 0);
-        let decision = law.decide(at(1), &inputs(1), &LIMITS);
-        assert_eq!(decision.target, 1);
-        assert_eq!(decision.why, "1 ready at 100 ms each (a guess) need 1 worker");
-    }
-
-    #[test]
-    fn a_backlog_is_worked_off_in_the_target_wait() {
-        let mut law = Law::default();
-        let decision = law.decide(at(0), &inputs(12), &LIMITS);
-        assert_eq!((decision.needed, decision.target), (2, 2));
-        let decision = law.decide(at(1), &inputs(1000), &LIMITS);
-        assert_eq!(decision.target, 4);
-        assert!(decision.why.ends_with("need 125 workers; bounded by max_workers 4"), "{}", decision.why);
-        assert!(!decision.saturated);
-        assert!(law.decide(at(60_001), &inputs(1000), &LIMITS).saturated);
-    }
-
-    #[test]
-    fn rates_and_service_times_are_learned() {
-        let mut law = Law::default();
-        let mut decision = law.decide(at(0), &Inputs::default(), &LIMITS);
-        for second in 1..=60 {
-            let look = Inputs {
-                enqueued: second * 20,
-                finished: second * 20,
-                busy_ms: second * 20 * 90,
-                ..inputs(1)
-            };
-            decision = law.decide(at(second * 1000), &look, &LIMITS);
-        }
-        assert!(
-            decision.why.starts_with("1 ready and 19.7/s arriving at 90 ms each need 2 workers"),
-            "{}",
-            decision.why
-        );
-    }
-
-    #[test]
-    fn long_jobs_hold_their_workers() {
-        let mut law = Law::default();
-        let look = Inputs { held: 2, busy: 2, ..inputs(1) };
-        assert_eq!(law.decide(at(0), &look, &LIMITS).target, 3);
-        let look = Inputs { held: 2, busy: 2, ..inputs(0) };
-        let why = law.decide(at(11_000), &look, &LIMITS).why;
-        assert_eq!(why, "2 workers held by long jobs need 2 workers");
-    }
-
-    #[test]
-    fn down_only_after_a_while_and_never_when_blind() {
-        let mut law = Law::default();
-        law.decide(at(0), &inputs(100), &LIMITS);
-        assert_eq!(law.decide(at(9_000), &inputs(0), &LIMITS).target, 4);
-        let blind = Inputs { blind: true, ..inputs(0) };
-        assert_eq!(law.decide(at(90_000), &blind, &LIMITS).target, 4);
-        let decision = law.decide(at(90_001), &inputs(0), &LIMITS);
-        assert_eq!((decision.target, decision.why.as_str()), (0, "nothing to do needs 0 workers"));
-    }
-
-    proptest! {
-        #[test]
-        fn the_limits_hold_and_more_work_never_needs_less(
-            looks in prop::collection::vec((0_u64..5000, 0_u64..100_000, 0_u32..20, any::<bool>(), 1_u64..5000), 1..40),
-            min in 0_u32..4, more in 0_u32..10, slots in 1_u16..64,
-        ) {
-            let limits = Limits { min, max: min + more.max(1), slots, target_wait: Duration::from_secs(1) };
-            let (mut law, mut now, mut enqueued) = (Law::default(), 0, 0);
-            for (ready, arrived, held, blind, ms) in looks {
-                now += ms;
-                enqueued += arrived;
-                let look = Inputs { ready, enqueued, held, busy: held, blind, finished: enqueued / 2, busy_ms: enqueued };
-                let mut other = law.clone();
-                let decision = law.decide(at(now), &look, &limits);
-                prop_assert!((limits.min..=limits.max).contains(&decision.target));
-                prop_assert!(ready == 0 || blind || decision.target >= 1);
-                let busier = other.decide(at(now), &Inputs { ready: ready + 100, ..look }, &limits);
-                prop_assert!(busier.target >= decision.target);
-                prop_assert!(!decision.why.is_empty());
+            Reason::MaxWorkers
+        } else if self.target > needed {
+            match () {
+                () if self.target == limits.min => Reason::MinWorkers,
+                () if is_failing => Reason::Failing,
+                () => Reason::Hold,
             }
+        } else if self.target < needed {
+            Reason::Hold
+        } else {
+            Reason::Load
         }
     }
+}
+
+fn whole(workers: f64) -> u32 {
+    (workers - SPARE.min(SPARE_SHARE * workers)).max(0.0).ceil() as u32
+}
+
+fn needed(terms: &Terms, inputs: &Inputs<'_>) -> u32 {
+    let needed = whole(terms.base + terms.drain);
+    needed.max(u32::from(inputs.is_busy()))
 }

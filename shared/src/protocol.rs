@@ -26,6 +26,8 @@ pub const MAX_LINE_DOWN: usize = 1024 * 1024;
 pub const BEAT_MS: u64 = 1000;
 /// Running jobs that a beat names; the rest are only counted.
 pub const JOBS_NAMED: usize = 8;
+/// Runs of which a beat says how long they took.
+pub const RUNS_TOLD: usize = 16;
 
 /// Bytes of what one that runs no jobs says of itself.
 pub const MAX_SAYS: usize = 1024;
@@ -149,6 +151,9 @@ pub struct Beat {
     /// Milliseconds that jobs ran in all: with `done` and `failed`, the mean service time.
     #[serde(default)]
     pub busy_ms: u64,
+    /// Microseconds that each of the last runs took, the latest last; at most [`RUNS_TOLD`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub took: Vec<u32>,
     /// Jobs that run now, the longest running first; at most [`JOBS_NAMED`].
     #[serde(default)]
     pub jobs: Vec<RunningJob>,
@@ -395,6 +400,7 @@ mod tests {
             done: u64::MAX,
             failed: u64::MAX,
             busy_ms: u64::MAX,
+            took: vec![u32::MAX; RUNS_TOLD],
             jobs: vec![job; JOBS_NAMED],
             running: u32::MAX,
             tick: u64::MAX,

@@ -45,6 +45,8 @@ mod parents;
 mod rig;
 #[path = "fleet/secure.rs"]
 mod secure;
+#[path = "fleet/sharing.rs"]
+mod sharing;
 #[path = "fleet/spared.rs"]
 mod spared;
 #[path = "fleet/start.rs"]

@@ -521,6 +521,7 @@ impl Loop {
             done: counts.done,
             failed: counts.failed,
             busy_ms: u64::try_from(counts.busy.as_millis()).unwrap_or(u64::MAX),
+            took: self.session.lately.told(),
             jobs: jobs.collect(),
             running: u32::try_from(running.len()).unwrap_or(u32::MAX),
             tick: self.slots.gauge.tick(),

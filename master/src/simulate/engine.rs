@@ -26,7 +26,7 @@ pub struct Style {
     pub idle_for: Option<f64>,
     /// A new build starts before the old one stops, a quarter at a time; else all stop first.
     pub surges: bool,
-    /// It is called when a job comes and no worker is there.
+    /// It looks when a job comes and finds nobody idle, though not sooner than it looks where jobs wait.
     pub is_woken: bool,
 }
 
@@ -48,6 +48,8 @@ pub struct View<'v> {
     pub busy: u32,
     pub workers: u32,
     pub booting: u32,
+    /// Starts that failed and workers that died so far.
+    pub failures: u64,
     /// What was wanted last.
     pub target: u32,
     /// When the timers fall due that are known of.
@@ -69,6 +71,10 @@ pub trait Controller {
     /// Seconds to the next look.
     fn pause(&self, ready: usize) -> f64;
     fn decide(&mut self, view: &View<'_>) -> u32;
+    /// Whether what it decided last was about a backlog that needs as many workers as there are, or more.
+    fn bursts(&self) -> bool {
+        false
+    }
 }
 
 /// What came of it.
@@ -87,7 +93,7 @@ pub struct Figures {
     pub starts: usize,
     /// Times that another number was wanted.
     pub decisions: usize,
-    /// Of these, those that took back another within ten seconds.
+    /// Of these, those that took back another within ten seconds, bursts and the first worker aside.
     pub reversals: usize,
     pub most: u32,
     /// Seconds from the first job to the last end.
@@ -195,6 +201,14 @@ struct Run {
     since: f64,
 }
 
+/// The number wanted changed.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    at: f64,
+    rose: bool,
+    bursts: bool,
+}
+
 struct Engine<'e> {
     trace: &'e Trace,
     setting: &'e Setting,
@@ -213,6 +227,7 @@ struct Engine<'e> {
     tokens: f64,
     filled: f64,
     failed: Option<f64>,
+    failures: u64,
     arrived: u64,
     finished: u64,
     lately: VecDeque<f64>,
@@ -222,8 +237,8 @@ struct Engine<'e> {
     worker_seconds: f64,
     starts: usize,
     most: u32,
-    /// When the number wanted changed, and whether it rose.
-    turns: Vec<(f64, bool)>,
+    /// When the number wanted changed.
+    turns: Vec<Turn>,
     samples: Vec<Sample>,
 }
 
@@ -253,6 +268,7 @@ impl<'e> Engine<'e> {
             tokens: BURST,
             filled: 0.0,
             failed: None,
+            failures: 0,
             arrived: 0,
             finished: 0,
             lately: VecDeque::new(),
@@ -283,7 +299,7 @@ impl<'e> Engine<'e> {
     }
 
     fn play(&mut self, controller: &mut dyn Controller) {
-        let mut look = 0.0;
+        let (mut look, mut looked) = (0.0, 0.0);
         while let Some(event) = self.events.pop() {
             let is_over = self.open == 0 && self.now >= self.trace.lasts;
             if is_over || event.at > self.trace.lasts + PATIENCE {
@@ -294,8 +310,10 @@ impl<'e> Engine<'e> {
                 What::Due(job) => {
                     self.arrived += 1;
                     self.ready.push_back(job);
-                    if self.style.is_woken && self.workers.is_empty() {
-                        self.decide(controller);
+                    let at = self.now.max(looked + controller.pause(self.ready.len()));
+                    if self.style.is_woken && at < look && !self.has_idle() {
+                        look = at;
+                        self.at(look, What::Look);
                     }
                 }
                 What::Booted(worker) => self.booted(worker),
@@ -312,6 +330,7 @@ impl<'e> Engine<'e> {
                     // A look that was brought forward by others is one too many.
                     if event.at >= look {
                         self.decide(controller);
+                        looked = self.now;
                         look = self.now + controller.pause(self.ready.len());
                         self.at(look, What::Look);
                     }
@@ -345,14 +364,22 @@ impl<'e> Engine<'e> {
                 .unwrap_or(u32::MAX),
             workers: self.count(Stage::Serving),
             booting: self.count(Stage::Booting),
+            failures: self.failures,
             target: self.target,
             timers: &self.timers,
         };
         let target = controller.decide(&view).clamp(self.setting.min_workers, self.setting.max_workers);
         if target != self.target {
-            self.turns.push((self.now, target > self.target));
+            let rose = target > self.target;
+            self.turns.push(Turn { at: self.now, rose, bursts: controller.bursts() || self.target == 0 });
         }
         self.target = target;
+    }
+
+    fn has_idle(&self) -> bool {
+        self.workers
+            .values()
+            .any(|worker| worker.stage == Stage::Serving && worker.running < self.setting.slots)
     }
 
     fn oldest(&self) -> f64 {
@@ -450,6 +477,7 @@ impl<'e> Engine<'e> {
         }
         self.bury(worker);
         self.failed = Some(self.now);
+        self.failures += 1;
     }
 
     fn bury(&mut self, worker: u64) {
@@ -466,6 +494,7 @@ impl<'e> Engine<'e> {
         if fails.is_some_and(|share| self.random.chance(share)) {
             self.bury(id);
             self.failed = Some(self.now);
+            self.failures += 1;
             return;
         }
         if let Some(worker) = self.workers.get_mut(&id)
@@ -585,8 +614,10 @@ impl<'e> Engine<'e> {
             self.waits.get(place).copied().unwrap_or_default()
         };
         let missed = self.waits.iter().filter(|wait| **wait > self.setting.target_wait).count();
-        let back = |pair: &&[(f64, bool)]| match pair {
-            [(before, up), (at, then_up)] => up != then_up && at - before < 10.0,
+        let back = |pair: &&[Turn]| match pair {
+            [first, then] => {
+                first.rose != then.rose && then.at - first.at < 10.0 - 1e-6 && !first.bursts && !then.bursts
+            }
             _ => false,
         };
         Figures {

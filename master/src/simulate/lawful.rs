@@ -6,7 +6,7 @@ use roundsman_shared::clock::Mono;
 
 use super::engine::{Controller, Style, View};
 use crate::pool::IDLE_HOLD;
-use crate::scale::{Inputs, Law, Limits};
+use crate::scale::{Bound, Elsewhere, Inputs, Law, Limits, ahead};
 
 /// Between two looks, as the fleet takes them.
 const LOOK: f64 = 1.0;
@@ -16,9 +16,8 @@ const LOOK_BUSY: f64 = 0.25;
 #[derive(Debug, Default)]
 pub struct Lawful {
     law: Law,
-    /// What the jobs that have ended ran for, in milliseconds.
-    busy_ms: f64,
     finished: u64,
+    is_burst: bool,
 }
 
 impl Controller for Lawful {
@@ -30,26 +29,39 @@ impl Controller for Lawful {
         if ready > 0 { LOOK_BUSY } else { LOOK }
     }
 
+    fn bursts(&self) -> bool {
+        self.is_burst
+    }
+
     fn decide(&mut self, view: &View<'_>) -> u32 {
         let setting = view.setting;
-        let target_wait = Duration::from_secs_f64(setting.target_wait);
         let new = usize::try_from(view.finished - self.finished).unwrap_or(usize::MAX);
         self.finished = view.finished;
-        self.busy_ms += view.lately.iter().rev().take(new).sum::<f64>() * 1000.0;
-        let long = self.law.long_job(target_wait).as_secs_f64();
-        let held = view.running.iter().filter(|ran| **ran > long).count() / usize::from(setting.slots.max(1));
+        let took: Vec<f64> = view.lately.iter().rev().take(new).rev().copied().collect();
+        let boot = Duration::from_secs_f64(setting.boot);
         let inputs = Inputs {
             ready: view.ready as u64,
-            enqueued: view.arrived,
-            finished: view.finished,
-            busy_ms: self.busy_ms as u64,
-            held: u32::try_from(held).unwrap_or(u32::MAX),
-            busy: view.busy,
+            oldest: Duration::from_secs_f64(view.oldest.max(0.0)),
+            soon: view.soon(ahead(boot).as_secs_f64()) as u64,
+            arrived: view.arrived,
+            took: &took,
+            running: &view.running,
+            workers: view.workers + view.booting,
+            boot,
+            failures: view.failures,
             blind: false,
+            elsewhere: Elsewhere::default(),
         };
-        let limits =
-            Limits { min: setting.min_workers, max: setting.max_workers, slots: setting.slots, target_wait };
+        let limits = Limits {
+            min: setting.min_workers,
+            max: setting.max_workers,
+            bound: Bound::Host,
+            slots: setting.slots,
+            target_wait: Duration::from_secs_f64(setting.target_wait),
+        };
         let now = Mono::from_nanos((view.now * 1e9) as u64);
-        self.law.decide(now, &inputs, &limits).target
+        let decision = self.law.decide(now, &inputs, &limits);
+        self.is_burst = decision.is_flood();
+        decision.target
     }
 }

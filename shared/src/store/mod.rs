@@ -145,7 +145,7 @@ verbs! {
 
     /// Looks at a queue, and at whose lease has lapsed. Called once a second by each master while anything waits or runs;
     /// a gap in these calls of more than 3 s means that nobody could renew, and holds back lapsing for one lease.
-    pulse(queue: &QueueName, lease: Duration) -> Pulse;
+    pulse(queue: &QueueName, lease: Duration, ahead: Duration) -> Pulse;
 
     /// Whether anything has happened in a queue, for one command: what a pulse costs is not spent on a queue that sleeps.
     glimpse(queue: &QueueName) -> Glimpse;

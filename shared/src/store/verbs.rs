@@ -182,6 +182,8 @@ pub struct Pulse {
     pub oldest_due: Option<StoreTime>,
     /// The first due time after now.
     pub next_due: Option<StoreTime>,
+    /// Jobs that fall due within the time that was asked about, counted as the ready ones are.
+    pub soon: u64,
     /// Workers whose lease has lapsed, at most 16; none for one full lease after nobody could renew.
     pub lapsed: Vec<WorkerId>,
     /// Follow-ups that wait to be moved to their queues.

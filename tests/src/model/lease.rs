@@ -122,7 +122,7 @@ impl Model {
         page
     }
 
-    pub fn pulse(&mut self, queue: &QueueName, lease: Duration, now: StoreTime) -> Pulse {
+    pub fn pulse(&mut self, queue: &QueueName, lease: Duration, ahead: Duration, now: StoreTime) -> Pulse {
         let queue = self.queues.entry(queue.clone()).or_default();
         if now.since(queue.last_pulse) > SILENCE {
             queue.held_back = now + lease;
@@ -139,6 +139,7 @@ impl Model {
             waiting: scores.len() as u64,
             running: queue.jobs.values().filter(|job| job.held().is_some()).count() as u64,
             oldest_due: due.into_iter().min(),
+            soon: later.iter().filter(|score| **score <= now + ahead).count() as u64,
             next_due: later.into_iter().min(),
             lapsed,
             outbox: queue.outbox.len() as u64,

@@ -297,7 +297,7 @@ impl World {
             return;
         }
         let now = self.store_now();
-        let pulse = self.store.pulse(&self.queue, self.lease, now);
+        let pulse = self.store.pulse(&self.queue, self.lease, Duration::ZERO, now);
         let mut lapsed = pulse.lapsed;
         if self.planted == Some(Planted::SweepsForgotten) {
             lapsed.clear();

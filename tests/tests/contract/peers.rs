@@ -112,7 +112,7 @@ impl Watch {
                     self.start();
                 }
             }
-            let pulse = self.bed.store.pulse(&self.bed.queue, HOUR).await.unwrap();
+            let pulse = self.bed.store.pulse(&self.bed.queue, HOUR, Duration::ZERO).await.unwrap();
             assert!(pulse.lapsed.is_empty(), "{pulse:?}");
             let some = pulse.now.as_micros().unsigned_abs() % JOBS;
             if let Cancelled::Told(by) =
@@ -181,7 +181,7 @@ impl Watch {
         assert_eq!([view.done, view.dead, view.cancelled, view.expired], kept);
         assert_eq!((view.enqueued_total, view.ended_total), (JOBS, JOBS));
         assert_eq!((view.scheduled, view.ready, view.running), (0, 0, 0));
-        let pulse = self.bed.store.pulse(&self.bed.queue, HOUR).await.unwrap();
+        let pulse = self.bed.store.pulse(&self.bed.queue, HOUR, Duration::ZERO).await.unwrap();
         assert_eq!((pulse.waiting, pulse.running, pulse.outbox), (0, 0, count(State::Done)));
         self.audit_follow_ups(count(State::Done)).await;
     }

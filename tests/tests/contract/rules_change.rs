@@ -96,7 +96,7 @@ async fn what_was_cancelled_does_not_start_again(bed: Bed) {
         Outcome::Killed { cause: error() },
         Outcome::Lapsed,
     ];
-    bed.store.pulse(&bed.queue, Duration::ZERO).await.unwrap();
+    bed.store.pulse(&bed.queue, Duration::ZERO, Duration::ZERO).await.unwrap();
     let names: Vec<_> = (0..outcomes.len()).map(|n| format!("j{n}")).collect();
     bed.enqueue(&names.iter().map(|name| new_job(name)).collect::<Vec<_>>()).await;
     for (name, outcome) in names.iter().zip(outcomes.clone()) {
@@ -125,7 +125,7 @@ async fn what_was_cancelled_does_not_start_again(bed: Bed) {
     let overview = bed.store.overview(&bed.queue).await.unwrap();
     let waiting = (overview.ready, overview.scheduled, overview.running);
     assert_eq!((waiting, overview.ended_total), ((0, 0, 0), outcomes.len() as u64));
-    assert_eq!(bed.store.pulse(&bed.queue, HOUR).await.unwrap().outbox, 0);
+    assert_eq!(bed.store.pulse(&bed.queue, HOUR, Duration::ZERO).await.unwrap().outbox, 0);
     assert!(bed.pull(9).await.is_empty());
 }
 

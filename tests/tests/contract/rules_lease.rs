@@ -36,13 +36,13 @@ const SHORT: Duration = Duration::from_millis(60);
 
 /// One job, delivered to worker 1.
 async fn delivered(bed: &Bed, lease: Duration) -> Delivery {
-    bed.store.pulse(&bed.queue, lease).await.unwrap();
+    bed.store.pulse(&bed.queue, lease, Duration::ZERO).await.unwrap();
     bed.enqueue(&[new_job("a")]).await;
     bed.pull_as(1, 1, lease).await.deliveries.remove(0)
 }
 
 async fn lapsed(bed: &Bed) -> Vec<String> {
-    let pulse = bed.store.pulse(&bed.queue, SHORT).await.unwrap();
+    let pulse = bed.store.pulse(&bed.queue, SHORT, Duration::ZERO).await.unwrap();
     pulse.lapsed.iter().map(ToString::to_string).collect()
 }
 
@@ -50,7 +50,7 @@ async fn lapsed(bed: &Bed) -> Vec<String> {
 async fn until_lapsed(bed: &Bed, lease: Duration) -> StoreTime {
     let start = bed.now().await;
     loop {
-        let pulse = bed.store.pulse(&bed.queue, lease).await.unwrap();
+        let pulse = bed.store.pulse(&bed.queue, lease, Duration::ZERO).await.unwrap();
         if pulse.lapsed == [worker(1)] {
             return pulse.now;
         }
@@ -192,10 +192,10 @@ async fn a_pull_prolongs(bed: Bed) {
 async fn after_a_silence_nobody_lapses_for_one_lease(bed: Bed) {
     let lease = Duration::from_millis(700);
     bed.enqueue(&[new_job("a")]).await;
-    bed.store.pulse(&bed.queue, lease).await.unwrap();
+    bed.store.pulse(&bed.queue, lease, Duration::ZERO).await.unwrap();
     let delivery = bed.pull_as(1, 1, Duration::ZERO).await.deliveries.remove(0);
     bed.until(bed.now().await + Duration::from_millis(3100)).await;
-    let first = bed.store.pulse(&bed.queue, lease).await.unwrap();
+    let first = bed.store.pulse(&bed.queue, lease, Duration::ZERO).await.unwrap();
     assert!(first.lapsed.is_empty(), "{first:?}");
     assert_eq!(bed.sweep(1, std::slice::from_ref(&delivery)).await, [Answer::Stale]);
     let when = until_lapsed(&bed, lease).await;
@@ -204,7 +204,7 @@ async fn after_a_silence_nobody_lapses_for_one_lease(bed: Bed) {
 }
 
 async fn whoever_was_swept_is_lost(bed: Bed) {
-    bed.store.pulse(&bed.queue, Duration::ZERO).await.unwrap();
+    bed.store.pulse(&bed.queue, Duration::ZERO, Duration::ZERO).await.unwrap();
     bed.enqueue(&[new_job("a"), new_job("b")]).await;
     let held = bed.pull_as(1, 2, Duration::ZERO).await.deliveries;
     let other = bed.renew(2, HOUR, vec![]).await;
@@ -316,7 +316,7 @@ async fn a_paused_queue_delivers_nothing(bed: Bed) {
     bed.store.pause(&bed.queue, true).await.unwrap();
     let pulled = bed.pull_as(1, 9, HOUR).await;
     assert!(pulled.paused && pulled.deliveries.is_empty(), "{pulled:?}");
-    assert!(bed.store.pulse(&bed.queue, HOUR).await.unwrap().paused);
+    assert!(bed.store.pulse(&bed.queue, HOUR, Duration::ZERO).await.unwrap().paused);
     // What came before goes on, and what comes now is taken.
     assert_eq!(bed.settle(vec![settled(&delivery, 1, done())]).await, [Answer::Ok]);
     bed.enqueue(&[new_job("c")]).await;

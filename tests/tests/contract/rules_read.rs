@@ -164,8 +164,11 @@ async fn an_overview_counts(bed: Bed) {
         ..QueueView::default()
     };
     assert_eq!(overview, expected);
-    let pulse = bed.store.pulse(&bed.queue, HOUR).await.unwrap();
+    let pulse = bed.store.pulse(&bed.queue, HOUR, Duration::ZERO).await.unwrap();
     assert_eq!((pulse.ready, pulse.waiting, pulse.running, pulse.enqueued, pulse.ended), (1, 3, 1, 9, 5));
+    assert_eq!(pulse.soon, 0);
+    let pulse = bed.store.pulse(&bed.queue, HOUR, 2 * HOUR).await.unwrap();
+    assert_eq!(pulse.soon, 2, "those that fall due within two hours");
     assert!(
         pulse.next_due.is_some_and(|due| due > pulse.now)
             && pulse.oldest_due.is_some_and(|due| due <= pulse.now)
@@ -179,7 +182,7 @@ async fn an_unknown_queue_is_empty(bed: Bed) {
         store.overview(name).await.unwrap(),
         QueueView { queue: "q".to_owned(), ..QueueView::default() }
     );
-    let pulse = store.pulse(name, HOUR).await.unwrap();
+    let pulse = store.pulse(name, HOUR, Duration::ZERO).await.unwrap();
     assert_eq!((pulse.waiting, pulse.running, pulse.lapsed.len(), pulse.oldest_due), (0, 0, 0, None));
     for state in State::ALL {
         assert!(store.list(name, state, None, 10).await.unwrap().found.is_empty());
@@ -201,7 +204,7 @@ async fn live_settings_have_a_version(bed: Bed) {
     let second = version().await;
     assert!(second > first);
     assert_eq!(version().await, second);
-    assert_eq!(bed.store.pulse(&bed.queue, HOUR).await.unwrap().live_version, second);
+    assert_eq!(bed.store.pulse(&bed.queue, HOUR, Duration::ZERO).await.unwrap().live_version, second);
     bed.store.set_live(&bed.queue, "timeout", Some("é 1")).await.unwrap();
     let live = bed.store.live(&bed.queue).await.unwrap();
     assert_eq!(live, BTreeMap::from([("max_waiting".into(), "5".into()), ("timeout".into(), "é 1".into())]));
@@ -228,7 +231,7 @@ async fn follow_ups_come_with_the_acknowledgement(bed: Bed) {
     assert_eq!(bed.settle(vec![settlement]).await, [Answer::Ok]);
     assert_eq!(outbox(&bed).await, expected, "a repeated acknowledgement brought them again");
     assert_eq!(bed.store.overview(&bed.queue).await.unwrap().outbox, 3);
-    assert_eq!(bed.store.pulse(&bed.queue, HOUR).await.unwrap().outbox, 3);
+    assert_eq!(bed.store.pulse(&bed.queue, HOUR, Duration::ZERO).await.unwrap().outbox, 3);
 
     let tickets: Vec<_> =
         bed.store.outbox(&bed.queue).await.unwrap().into_iter().map(|one| one.ticket).collect();

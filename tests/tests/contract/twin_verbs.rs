@@ -35,10 +35,10 @@ impl Twin<'_> {
 
     pub(crate) async fn pulse(&mut self, at: usize, lease: Duration) -> Checked<Vec<WorkerId>> {
         let name = self.queues[at].clone();
-        let mut pulse = self.store.pulse(&name, lease).await.map_err(failed)?;
+        let mut pulse = self.store.pulse(&name, lease, HOUR).await.map_err(failed)?;
         self.tick().await?;
         pulse.lapsed.sort();
-        let mut expected = self.model.pulse(&name, lease, pulse.now);
+        let mut expected = self.model.pulse(&name, lease, HOUR, pulse.now);
         self.version(at, pulse.live_version, expected.live_version)?;
         expected.live_version = pulse.live_version;
         same("pulse", &pulse, &expected)?;

@@ -5,10 +5,10 @@ use roundsman_master::simulate::{Controller, Figures, KINDS, Lawful, Setting, Tr
 use crate::rivals::{All, Horizon, Hpa, Kpa, Slope};
 
 /// One job a worker at a time, as the loads were thought out.
-const SETTING: Setting =
+pub(crate) const SETTING: Setting =
     Setting { target_wait: 5.0, min_workers: 0, max_workers: 64, slots: 1, boot: 1.0, cores: 16 };
 
-fn play(name: &str, seed: u64, controller: &mut dyn Controller) -> Figures {
+pub(crate) fn play(name: &str, seed: u64, controller: &mut dyn Controller) -> Figures {
     run(&Trace::named(name, seed, 1.0).unwrap(), &SETTING, controller, seed).0
 }
 

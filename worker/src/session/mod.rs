@@ -33,6 +33,7 @@ use roundsman_shared::store::{Answer, Held, MAX_BATCH, Mark, Pulled, Renewed, St
 
 pub use events::{Action, Event, Finished, Running, Seq, StopJob, Task};
 pub use state::Counts;
+pub(crate) use state::Lately;
 use state::{Aside, Line, Stopping, Taken, UnderWay};
 use tally::{End, Tally};
 
@@ -80,6 +81,7 @@ pub struct Session {
     look_at: Mono,
     seed: u64,
     pub counts: Counts,
+    pub(crate) lately: Lately,
     pub(crate) tally: Tally,
 }
 
@@ -131,6 +133,7 @@ impl Session {
             look_at: now,
             seed,
             counts: Counts { store_ok: true, ..Counts::default() },
+            lately: Lately::default(),
             tally: Tally::default(),
         }
     }
@@ -294,6 +297,7 @@ impl Session {
             return;
         }
         self.counts.busy += ran;
+        self.lately.note(ran);
         if let Some(taken) = self.taken.get(&job.seq) {
             let line = &mut self.lines[taken.line];
             line.used += seconds.max(1e-6) / f64::from(line.share.max(1));

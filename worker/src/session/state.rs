@@ -8,6 +8,7 @@ use roundsman_shared::clock::Mono;
 use roundsman_shared::job::Spec;
 use roundsman_shared::job::settle::{Delivery, Settlement};
 use roundsman_shared::names::QueueName;
+use roundsman_shared::protocol::RUNS_TOLD;
 use roundsman_shared::store::Mark;
 
 use super::events::{Seq, Task};
@@ -77,4 +78,21 @@ pub struct Counts {
     pub failed: u64,
     pub busy: Duration,
     pub store_ok: bool,
+}
+
+/// What the last runs took, in microseconds, for the beats.
+#[derive(Debug, Default)]
+pub(crate) struct Lately(VecDeque<u32>);
+
+impl Lately {
+    pub(super) fn note(&mut self, ran: Duration) {
+        if self.0.len() == RUNS_TOLD {
+            self.0.pop_front();
+        }
+        self.0.push_back(u32::try_from(ran.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    pub(crate) fn told(&self) -> Vec<u32> {
+        self.0.iter().copied().collect()
+    }
 }

@@ -157,9 +157,14 @@ impl RedisStore {
     }
 
     /// See [`crate::store::Store::pulse`].
-    pub async fn pulse(&self, queue: &QueueName, lease: Duration) -> Result<Pulse, StoreError> {
+    pub async fn pulse(
+        &self,
+        queue: &QueueName,
+        lease: Duration,
+        ahead: Duration,
+    ) -> Result<Pulse, StoreError> {
         let mut call = self.link.scripts.pulse.call(&self.keys.base(queue));
-        call.arg(micros(lease)).arg(micros(PULSE_GAP));
+        call.arg(micros(lease)).arg(micros(PULSE_GAP)).arg(micros(ahead));
         let mut parts = Parts::new(self.link.run_one(call).await?)?;
         let mut pulse = Pulse {
             now: parts.time()?,
@@ -174,6 +179,7 @@ impl RedisStore {
             live_version: parts.number()?,
             enqueued: parts.number()?,
             ended: parts.number()?,
+            soon: parts.number()?,
             lapsed: Vec::new(),
         };
         while !parts.is_empty() {

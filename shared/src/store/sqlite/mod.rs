@@ -249,9 +249,14 @@ impl SqliteStore {
         self.read(move |view| deliver::unacked(view, &queue, &worker, newer_than)).await
     }
 
-    pub async fn pulse(&self, queue: &QueueName, lease: Duration) -> Result<Pulse, StoreError> {
+    pub async fn pulse(
+        &self,
+        queue: &QueueName,
+        lease: Duration,
+        ahead: Duration,
+    ) -> Result<Pulse, StoreError> {
         let queue = queue.clone();
-        self.write(false, move |tx| pulse::pulse(tx, &queue, lease)).await
+        self.write(false, move |tx| pulse::pulse(tx, &queue, lease, ahead)).await
     }
 
     pub async fn glimpse(&self, queue: &QueueName) -> Result<Glimpse, StoreError> {

@@ -23,7 +23,12 @@ const PIECE: u64 = 512;
 /// A worker that was swept is told so for this long.
 const LOST_FOR: Duration = Duration::from_secs(3600);
 
-pub(super) fn pulse(tx: &mut Tx<'_>, name: &QueueName, lease: Duration) -> Result<Pulse, Fault> {
+pub(super) fn pulse(
+    tx: &mut Tx<'_>,
+    name: &QueueName,
+    lease: Duration,
+    ahead: Duration,
+) -> Result<Pulse, Fault> {
     let now = tx.now();
     let Some(at) = tx.find(name)? else { return Ok(Pulse { now, ..Pulse::default() }) };
     let no = tx.queue(at).no;
@@ -49,6 +54,8 @@ pub(super) fn pulse(tx: &mut Tx<'_>, name: &QueueName, lease: Duration) -> Resul
         }
     }
     let depth = Depth::of(&tx.view, no, queue.waiting, COUNTED)?;
+    let soon = depth.next_due.is_some_and(|due| due <= now + ahead);
+    let soon = if soon { Depth::within(&tx.view, no, now + ahead, COUNTED)? } else { 0 };
     Ok(Pulse {
         now,
         paused: queue.paused,
@@ -57,6 +64,7 @@ pub(super) fn pulse(tx: &mut Tx<'_>, name: &QueueName, lease: Duration) -> Resul
         running: queue.running,
         oldest_due: depth.oldest_due,
         next_due: depth.next_due,
+        soon,
         lapsed,
         outbox: queue.outbox,
         inbox: 0,
@@ -129,9 +137,14 @@ impl Depth {
 
     /// Counts scheduled jobs, at most `limit`.
     pub(super) fn scheduled(view: &View<'_>, queue: i64, limit: u64) -> Result<u64, Fault> {
+        Self::within(view, queue, StoreTime::from_micros(i64::MAX), limit)
+    }
+
+    /// Counts jobs that fall due after now and until then, at most `limit`.
+    fn within(view: &View<'_>, queue: i64, until: StoreTime, limit: u64) -> Result<u64, Fault> {
         let mut count = view.sql(
             "SELECT count(*) FROM
-                (SELECT 1 FROM waiting WHERE queue = ?1 AND rank = ?2 AND score > ?3 LIMIT ?4)",
+                (SELECT 1 FROM waiting WHERE queue = ?1 AND rank = ?2 AND score > ?3 AND score <= ?5 LIMIT ?4)",
         )?;
         let (mut rank, mut scheduled) = (i64::MIN, 0);
         while let Some((next, _)) = next_rank(view, queue, rank)? {
@@ -140,7 +153,8 @@ impl Depth {
             if left == 0 {
                 break;
             }
-            let more: i64 = count.query_row([queue, rank, view.now.as_micros(), left], |row| row.get(0))?;
+            let more: i64 = count
+                .query_row([queue, rank, view.now.as_micros(), left, until.as_micros()], |row| row.get(0))?;
             scheduled += u64::try_from(more).unwrap_or(0);
         }
         Ok(scheduled)
@@ -198,16 +212,19 @@ mod tests {
         assert_eq!(pull(&store, &q, 10).await.deliveries.len(), 1);
         for _ in 0..8 {
             store.pass(Duration::from_secs(2));
-            assert!(store.pulse(&q, lease).await.unwrap().lapsed.is_empty());
+            assert!(store.pulse(&q, lease, Duration::ZERO).await.unwrap().lapsed.is_empty());
         }
         // The first pulse of all, 2 s after the lease was taken, held lapsing back until 17 s.
         store.pass(Duration::from_secs(2));
-        let pulse = store.pulse(&q, lease).await.unwrap();
+        let pulse = store.pulse(&q, lease, Duration::ZERO).await.unwrap();
         assert_eq!(pulse.lapsed, [worker()]);
         assert_eq!((pulse.waiting, pulse.running, pulse.ready), (1, 1, 0));
         assert!(pulse.next_due.is_some() && pulse.oldest_due.is_none());
         store.pass(Duration::from_secs(30));
-        assert!(store.pulse(&q, lease).await.unwrap().lapsed.is_empty(), "nobody could renew for 30 s");
+        assert!(
+            store.pulse(&q, lease, Duration::ZERO).await.unwrap().lapsed.is_empty(),
+            "nobody could renew for 30 s"
+        );
     }
 
     #[tokio::test]

@@ -501,13 +501,13 @@ mod tests {
         let mut sweep = settle_request(&q, &worker(), vec![lapse]);
         sweep.only_if_lapsed = true;
         assert_eq!(store.exchange(Some(&sweep), None).await.unwrap().0, [Answer::Stale]);
-        store.pulse(&q, LEASE).await.unwrap();
+        store.pulse(&q, LEASE, Duration::ZERO).await.unwrap();
         store.pass(LEASE + Duration::from_secs(1));
-        assert!(store.pulse(&q, LEASE).await.unwrap().lapsed.is_empty());
+        assert!(store.pulse(&q, LEASE, Duration::ZERO).await.unwrap().lapsed.is_empty());
         assert_eq!(store.exchange(Some(&sweep), None).await.unwrap().0, [Answer::Stale], "held back");
         for _ in 0..9 {
             store.pass(Duration::from_secs(2));
-            store.pulse(&q, LEASE).await.unwrap();
+            store.pulse(&q, LEASE, Duration::ZERO).await.unwrap();
         }
         assert_eq!(store.exchange(Some(&sweep), None).await.unwrap().0, [Answer::Ok]);
         assert_eq!(store.exchange(Some(&sweep), None).await.unwrap().0, [Answer::Ok], "repeated");
@@ -534,7 +534,7 @@ mod tests {
         assert_eq!(end(&store, &q, &held, outcome).await, [Answer::Ok]);
         let out = store.outbox(&q).await.unwrap();
         assert_eq!(out.iter().map(|o| o.follow_up.clone()).collect::<Vec<_>>(), sent);
-        assert_eq!(store.pulse(&q, LEASE).await.unwrap().outbox, 2);
+        assert_eq!(store.pulse(&q, LEASE, Duration::ZERO).await.unwrap().outbox, 2);
         store.outbox_moved(&q, &[out[0].ticket.clone()]).await.unwrap();
         store.outbox_moved(&q, &[out[0].ticket.clone()]).await.unwrap();
         assert_eq!(store.outbox(&q).await.unwrap(), out[1..]);
