@@ -11,6 +11,7 @@ use roundsman_shared::protocol::{Beat, RunningJob, ToChild};
 
 use crate::child::Child;
 use crate::event::Key;
+use crate::foreign;
 use crate::plan::{PoolPlan, Work};
 use crate::pool::Pool;
 use crate::registry::{JobRecord, PartRecord, PoolRecord, WorkerRecord};
@@ -32,6 +33,10 @@ pub(crate) struct Crew {
     pub(crate) plan: PoolPlan,
     pub(crate) pool: Pool,
     pub(crate) law: Law,
+    /// Of a foreign pool instead.
+    foreign: foreign::Law,
+    /// How much waits for its workers, as it was read last, and when.
+    reading: Option<(Mono, foreign::Reading)>,
     /// With what was asked for by hand.
     pub(crate) decision: Decision,
     /// Workers that were asked for by hand beyond (or below) what the law finds.
@@ -102,6 +107,8 @@ impl Crew {
             plan,
             pool,
             law: Law::default(),
+            foreign: foreign::Law::default(),
+            reading: None,
             decision,
             offset: 0,
             fixed: None,
@@ -125,6 +132,9 @@ impl Crew {
     ) {
         if self.plan.is_part() {
             return;
+        }
+        if self.plan.is_foreign() {
+            return self.decide_foreign(name, now, figures);
         }
         let long = self.law.long_job(self.plan.target_wait);
         let long_ms = u64::try_from(long.as_millis()).unwrap_or(u64::MAX);
@@ -151,6 +161,40 @@ impl Crew {
         let PoolPlan { min, max, slots, target_wait, .. } = self.plan;
         let before = self.decision.target;
         self.decision = self.law.decide(now, &inputs, &Limits { min, max, slots, target_wait });
+        self.settle(name, before, figures);
+    }
+
+    /// What was read of the queue of a foreign pool; answers whether anything waits there, as far as that is known.
+    pub(crate) fn read(&mut self, now: Mono, reading: foreign::Reading) -> Option<bool> {
+        let waiting = reading.as_ref().ok().map(|length| *length > 0);
+        self.reading = Some((now, reading));
+        waiting
+    }
+
+    fn decide_foreign(&mut self, name: &str, now: Mono, figures: &mut Figures) {
+        let PoolPlan { min, max, target_wait, .. } = self.plan;
+        let limits = foreign::Limits { min, max, target_wait };
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let crew = foreign::Hands { there: count(self.pool.filled()), ready: self.pool.ready() };
+        let verdict = self.foreign.decide(now, self.reading.as_ref(), crew, &limits);
+        let before = self.decision.target;
+        self.decision.target = verdict.target;
+        self.decision.needed = verdict.needed;
+        self.decision.saturated = verdict.needed > max;
+        self.decision.reason = match verdict.mood {
+            foreign::Mood::Blind => Reason::Blind,
+            foreign::Mood::Trying => Reason::Hold,
+            foreign::Mood::Needed if verdict.needed > max => Reason::MaxWorkers,
+            foreign::Mood::Needed if verdict.needed < min => Reason::MinWorkers,
+            foreign::Mood::Needed => Reason::Load,
+        };
+        self.decision.why = verdict.why;
+        self.settle(name, before, figures);
+    }
+
+    /// What was decided becomes what is to be, with what people have asked for.
+    fn settle(&mut self, name: &str, before: u32, figures: &mut Figures) {
+        let PoolPlan { max, .. } = self.plan;
         self.lawful = self.decision.target;
         self.decision.shift(self.offset, max);
         if let Some(fixed) = self.fixed {

@@ -232,6 +232,12 @@ impl Master {
                         self.fleet.count(&key, figure.clone());
                         None
                     }
+                    slot::Event::Line(FromChild::Demand { pool, length, why }) => {
+                        let reading = length.ok_or_else(|| why.clone().unwrap_or_default());
+                        self.fleet.hear_demand(&key, pool, reading, now);
+                        self.rescale(now);
+                        None
+                    }
                     _ => None,
                 };
                 self.fleet.step(&key, event, now);
@@ -355,6 +361,7 @@ impl Master {
             | ToChild::Look { .. }
             | ToChild::Figures { .. }
             | ToChild::Outlook(_)
+            | ToChild::Demand { .. }
             | ToChild::Cancel { .. } => {}
         }
     }
