@@ -17,14 +17,14 @@ pub(super) async fn read(url: &str, path: &str) -> Reading {
 
 /// A name, or a place in a list, a step.
 fn number(json: &Value, path: &str) -> Reading {
-    let step = |json: Option<&Value>, step: &str| -> Option<Value> {
-        match json? {
-            Value::Object(fields) => fields.get(step).cloned(),
-            Value::Array(items) => items.get(step.parse::<usize>().ok()?).cloned(),
+    let step = |json: &Value, name: &str| -> Option<Value> {
+        match json {
+            Value::Object(fields) => fields.get(name).cloned(),
+            Value::Array(items) => items.get(name.parse::<usize>().ok()?).cloned(),
             _ => None,
         }
     };
-    let found = path.split('.').fold(Some(json.clone()), |json, name| step(json.as_ref(), name));
+    let found = path.split('.').try_fold(json.clone(), |json, name| step(&json, name));
     let found = found.ok_or_else(|| format!("the answer has no {path}"))?;
     let whole = match &found {
         Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(rounded)),
@@ -37,7 +37,7 @@ fn number(json: &Value, path: &str) -> Reading {
 
 /// Some write counts with a point.
 fn rounded(number: f64) -> Option<u64> {
-    (number >= 0.0 && number < 1e15).then_some(number.ceil() as u64)
+    (0.0..1e15).contains(&number).then_some(number.ceil() as u64)
 }
 
 #[cfg(test)]
