@@ -61,7 +61,7 @@ fn push(queue: &RedisServer, from: u32, to: u32) {
     let values: Vec<String> = (from..to).map(|n| n.to_string()).collect();
     let mut arguments = vec!["RPUSH", "mail"];
     arguments.extend(values.iter().map(|it| &**it));
-    queue.cli(&arguments);
+    let _ = queue.cli(&arguments);
 }
 
 /// A pool `mail`; `more` is more about it.
@@ -303,12 +303,12 @@ fn a_command_that_is_missing_or_fails_early_is_quarantined() {
 #[test]
 fn redis_lists_sets_and_streams_are_read() {
     let queue = redis();
-    queue.cli(&["ZADD", "z", "1", "a", "2", "b"]);
+    let _ = queue.cli(&["ZADD", "z", "1", "a", "2", "b"]);
     for n in 0..7 {
-        queue.cli(&["XADD", "s", "*", "n", &n.to_string()]);
+        let _ = queue.cli(&["XADD", "s", "*", "n", &n.to_string()]);
     }
-    queue.cli(&["XGROUP", "CREATE", "s", "g", "0"]);
-    queue.cli(&["XREADGROUP", "GROUP", "g", "c", "COUNT", "3", "STREAMS", "s", ">"]);
+    let _ = queue.cli(&["XGROUP", "CREATE", "s", "g", "0"]);
+    let _ = queue.cli(&["XREADGROUP", "GROUP", "g", "c", "COUNT", "3", "STREAMS", "s", ">"]);
     for (demand, expected) in [
         ("type = \"redis-zset\", key = \"z\"", "2 wait"),
         ("type = \"redis-stream\", key = \"s\"", "7 wait"),
