@@ -1,63 +1,86 @@
 //! How many workers a foreign pool is to have: of its queue only the length is known, and of its workers only that they
 //! run. Pure.
 //!
-//! What arrives and what a worker gets done cannot be told apart while nothing changes: both are in the slope of the
-//! length. They come apart when the number of workers changes while something waits, since one of the two slopes is then
-//! known with one number, the other with another. So:
-//!
-//! - Nothing waits for longer than `target_wait`: as many as there are, for [`HOLD`]; then one fewer (or, with many, a few)
-//!   on trial. What goes well is tried further down. If the queue grows, those that were there come back at once, and the
-//!   number that was too small is not tried again for a while, each time a longer one.
-//! - More waits, and does not go away in time: more workers, as many as the slopes tell; while they tell nothing, twice
-//!   as many. Then time to see what they do.
+//! - How long things wait follows from when the queue was last seen empty, which bounds it, or from what a worker is known
+//!   to get done ([`slopes`]).
+//! - They wait too long, and that does not pass by itself: more workers, as many as the slopes tell; while they tell
+//!   nothing, up to twice as many. Then time to see what they do.
+//! - They do not: one worker fewer (or, with many, a few) on trial, the sooner the more seldom anything waits: a queue that is
+//!   always empty has workers to spare, one that is short but seldom empty has as many as it needs. If the queue grows then,
+//!   those that were there come back at once, and the number that was too small is left alone, each time for longer.
 //! - Unread, the number stays as it is.
 
+mod slopes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use roundsman_shared::clock::Mono;
+
+use self::slopes::Slopes;
 
 /// How much waits, or why that is not known.
 pub(crate) type Reading = Result<u64, String>;
 
 /// A reading that is older says nothing.
 const STALE: Duration = Duration::from_secs(10);
-/// Before fewer are tried.
+/// Before fewer are tried where nothing waits; longer in the measure in which something does.
 const HOLD: Duration = Duration::from_secs(10);
-/// A slope is one of at least so many readings and so long.
-const READINGS: usize = 3;
-const SPAN: Duration = Duration::from_secs(2);
-const MOST_READINGS: usize = 8;
+const HOLD_A_SHARE: f64 = 20.0;
+const JOBS: f64 = 4.0;
+const HOLD_MOST: f64 = 300.0;
+/// Seconds in which the share of readings that are not empty forgets.
+const MEMORY: f64 = 20.0;
+/// Chance makes a queue of some length now and then: too long so often in a row, more are needed.
+const IN_A_ROW: u32 = 2;
+/// Longer than this many times what it may, it is no chance.
+const SURELY: f64 = 3.0;
+/// In so large a share of the last minute, more are needed though each time it passed by itself.
+const OFTEN: f64 = 0.12;
+const OFTEN_MEMORY: f64 = 60.0;
+/// So many times as many at most, while nothing is known of what a worker gets done, and when it is.
+const STEP: u32 = 2;
+const KNOWN_STEP: u32 = 4;
+/// What arrives comes by chance, and is known roughly.
+const MARGIN: f64 = 1.2;
+/// A queue that grows is too long at this share of that.
+const GROWING: f64 = 0.5;
 /// What waits too long is to be gone in this time, or in `target_wait` where that is longer.
 const CATCH_UP: f64 = 5.0;
+/// Where that is of no use to tell them apart, a queue that was empty so lately is short.
+const SHORTEST: f64 = 2.0;
 /// A number that was too small is left alone for so long at first, and at most.
-const AVOID: Duration = Duration::from_secs(60);
+const AVOID: Duration = Duration::from_secs(120);
 const AVOID_MOST: Duration = Duration::from_secs(960);
-/// Weight of the newest estimate of what a worker gets done.
-const NEWEST: f64 = 0.5;
+/// Nothing waits for so long, and a number that was too small once is so no more.
+const EMPTY: Duration = Duration::from_secs(60);
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct Law {
     level: Option<u32>,
-    /// Readings since the number of workers changed, the newest last.
-    readings: VecDeque<(Mono, u64)>,
-    /// With so many workers.
-    workers: u32,
-    /// The slope with another number of workers, while something waited.
-    before: Option<(u32, f64)>,
-    /// What one worker gets done in a second.
-    rate: Option<f64>,
-    /// What arrives in a second, as it was found last.
-    arrive: Option<f64>,
-    /// Since when nothing waits too long.
+    slopes: Slopes,
+    /// When the queue was last read.
+    read: Option<Mono>,
+    /// Seconds between the last two readings.
+    passed: f64,
+    /// When it was last empty, and since when it always was.
+    empty: Option<Mono>,
+    always_empty: Option<Mono>,
+    /// The share of readings with something in them, of late.
+    taken: f64,
+    /// Readings in a row of things that wait too long.
+    late: u32,
+    /// The share of readings of that, of late.
+    often: f64,
+    /// Since when nothing waits too long with so many workers.
     calm: Option<Mono>,
     /// The number from which fewer were tried last.
     tried: Option<u32>,
     step: u32,
+    /// What was found last.
+    needed: u32,
     too_few: Option<TooFew>,
 }
 
@@ -104,6 +127,11 @@ pub(crate) struct Verdict {
 }
 
 impl Law {
+    /// An earlier master had so many: as long as nothing else is known, they are needed.
+    pub(crate) fn adopt(&mut self, workers: u32) {
+        self.level = Some(self.level.unwrap_or(0).max(workers));
+    }
+
     pub(crate) fn decide(
         &mut self,
         now: Mono,
@@ -111,163 +139,145 @@ impl Law {
         hands: Hands,
         limits: &Limits,
     ) -> Verdict {
-        // A master that takes over goes on with what it finds.
         let level = self.level.unwrap_or(hands.there).clamp(limits.min, limits.max);
         self.level = Some(level);
-        let length = match reading {
-            Some((at, Ok(length))) if now.since(*at) < STALE => *length,
+        let (at, length) = match reading {
+            Some((at, Ok(length))) if now.since(*at) < STALE => (*at, *length),
             Some((_, Err(why))) => return self.blind(level, why),
             Some(_) => return self.blind(level, "nobody has read it for 10 s"),
             None => return self.blind(level, "it was not read yet"),
         };
-        let at = reading.map_or(now, |(at, _)| *at);
-        if self.readings.back().is_none_or(|(last, _)| *last < at) || self.workers != hands.ready {
+        // Between two readings there is nothing new.
+        if self.read.is_none_or(|read| read < at) {
             self.note(at, length, hands.ready);
+            self.needed = self.find(at, length, level, hands, limits);
         }
-        let needed = self.needed(now, length, level, hands, limits);
+        let needed = self.needed;
         let target = needed.clamp(limits.min, limits.max);
         self.level = Some(target);
-        let mood = if target < level || (target == level && self.calm.is_some() && target > limits.min) {
-            Mood::Trying
-        } else {
-            Mood::Needed
-        };
+        let resting = self.calm.is_some() && target > limits.min;
+        let mood = if target < level || (target == level && resting) { Mood::Trying } else { Mood::Needed };
         Verdict { target, needed, mood, why: self.words(length, level, needed, limits) }
     }
 
     fn blind(&mut self, level: u32, why: &str) -> Verdict {
-        self.readings.clear();
-        self.before = None;
-        self.calm = None;
+        self.slopes.interrupt();
+        (self.empty, self.always_empty, self.calm, self.late) = (None, None, None, 0);
         let why = format!("its queue cannot be read: {why}; as many as before");
         Verdict { target: level, needed: level, mood: Mood::Blind, why }
     }
 
-    fn note(&mut self, at: Mono, length: u64, workers: u32) {
-        if self.workers != workers {
-            if let Some(slope) = self.slope() {
-                self.before = Some((self.workers, slope));
-            }
-            self.readings.clear();
-            self.workers = workers;
-        }
-        self.readings.push_back((at, length));
-        if self.readings.len() > MOST_READINGS {
-            self.readings.pop_front();
-        }
-        if let Some(slope) = self.slope() {
-            self.learn(slope);
-        } else if length == 0 {
-            // It was emptied meanwhile: what is known of a slope before is of another time.
-            self.before = None;
+    fn note(&mut self, at: Mono, length: u64, ready: u32) {
+        self.slopes.note(at, length, ready);
+        self.passed = self.read.map_or(1.0, |read| at.since(read).as_secs_f64());
+        let weight = 1.0 - (-self.passed / MEMORY).exp();
+        self.taken += weight * (f64::from(u8::from(length > 0)) - self.taken);
+        self.read = Some(at);
+        if length == 0 {
+            self.empty = Some(at);
+            self.always_empty.get_or_insert(at);
+        } else {
+            self.empty.get_or_insert(at);
+            self.always_empty = None;
         }
     }
 
-    /// By how much the length changes in a second, while something waits all the time.
-    fn slope(&self) -> Option<f64> {
-        let ((from, first), (to, last)) = (*self.readings.front()?, *self.readings.back()?);
-        let span = to.since(from);
-        let waits = self.readings.iter().all(|(_, length)| *length > 0);
-        let known = waits && self.readings.len() >= READINGS && span >= SPAN;
-        known.then(|| (last as f64 - first as f64) / span.as_secs_f64())
-    }
-
-    fn learn(&mut self, slope: f64) {
-        let workers = f64::from(self.workers);
-        if let Some((other, steeper)) = self.before {
-            let apart = workers - f64::from(other);
-            // Of a small difference chance makes more than the workers do.
-            if apart.abs() >= (workers / 4.0).max(1.0) {
-                let rate = (steeper - slope) / apart;
-                if rate > 0.0 {
-                    self.rate = Some(self.rate.map_or(rate, |old| old + NEWEST * (rate - old)));
-                }
-            }
+    /// How many times longer than it may something waits; at most, as far as that is known.
+    fn excess(&self, now: Mono, length: u64, ready: u32, limits: &Limits) -> f64 {
+        if length == 0 {
+            return 0.0;
         }
-        // So much they do at least: the rest of it made good what arrived.
-        if slope < 0.0 && workers > 0.0 {
-            let least = -slope / workers;
-            self.rate = self.rate.map(|rate| rate.max(least));
-        }
-        self.arrive = match self.rate {
-            Some(rate) => Some((slope + workers * rate).max(0.0)),
-            None if self.workers == 0 => Some(slope.max(0.0)),
-            None => None,
-        };
-    }
-
-    /// How long what waits takes to be begun, in seconds, by what is known of the workers.
-    fn wait(&self, length: u64, ready: u32) -> Option<f64> {
-        let rate = self.rate? * f64::from(ready);
-        (rate > 0.0).then(|| length as f64 / rate)
-    }
-
-    fn needed(&mut self, now: Mono, length: u64, level: u32, hands: Hands, limits: &Limits) -> u32 {
         let objective = limits.target_wait.as_secs_f64();
-        let short = match self.wait(length, hands.ready) {
-            Some(wait) => wait <= objective,
-            // One for each worker that is about to be free.
-            None => length <= u64::from(hands.ready),
-        };
-        if length == 0 || (short && hands.ready > 0) {
+        let since_empty = self.empty.map_or(0.0, |empty| now.since(empty).as_secs_f64());
+        let oldest = if ready > 0 && since_empty <= SHORTEST { 0.0 } else { since_empty / objective };
+        let done = self.slopes.rate.map_or(0.0, |rate| rate * f64::from(ready));
+        if done > 0.0 { oldest.min(length as f64 / done / objective) } else { oldest }
+    }
+
+    fn find(&mut self, now: Mono, length: u64, level: u32, hands: Hands, limits: &Limits) -> u32 {
+        let excess = self.excess(now, length, hands.ready, limits);
+        let weight = 1.0 - (-self.passed / OFTEN_MEMORY).exp();
+        self.often += weight * (f64::from(u8::from(excess > 1.0)) - self.often);
+        if level == 0 {
+            return if length == 0 { 0 } else { self.begin(now) };
+        }
+        let grows = self.slopes.now().is_some_and(|slope| slope > 0.0);
+        if excess <= if grows { GROWING } else { 1.0 } {
+            self.late = 0;
             return self.at_rest(now, length, level, limits);
         }
-        let calm = self.calm.take();
-        if level == 0 {
-            // It was wanted again so soon that it had better stayed.
-            if self.tried.take().is_some() && calm.is_some_and(|calm| now.since(calm) < AVOID) {
-                self.avoid(now, 0);
-            }
-            return self.avoided(now).max(1);
+        self.late += 1;
+        self.calm = None;
+        let objective = limits.target_wait.as_secs_f64();
+        // With all that there may be, what was found to be needed is needed until nothing waits too long.
+        let as_before = if level == limits.max { self.needed.max(level) } else { level };
+        // Those that were decided on are not all there yet: what they do is not seen yet.
+        if hands.ready < level || (self.late < IN_A_ROW && excess < SURELY) {
+            return as_before;
         }
         let horizon = objective.max(CATCH_UP);
-        let slope = self.slope();
-        // It grew after fewer were tried: they come back without waiting for more to be known.
-        if let Some(before) = self.tried.filter(|before| *before > level) {
-            let sure = slope.is_some_and(|slope| slope >= 0.0) || length > u64::from(level);
-            if sure && hands.ready <= level {
-                self.tried = None;
-                self.avoid(now, level);
-                return before;
+        let slope = self.slopes.now();
+        if slope.is_some_and(|slope| slope < 0.0 && length as f64 / -slope <= horizon) {
+            if self.often <= OFTEN {
+                return level;
             }
+            self.avoid(now, level);
+            (self.often, self.late, self.tried) = (0.0, 0, None);
+            return level + (level / 16).max(1);
         }
-        // Those that were decided on are not all there yet: what they do is not seen yet.
-        let Some(slope) = slope.filter(|_| hands.ready >= level) else { return level };
-        let in_time = slope < 0.0 && length as f64 / -slope <= horizon;
-        if in_time {
-            return level;
+        // It grew after fewer were tried: they come back without waiting for more to be known.
+        if let Some(before) = self.tried.take().filter(|before| *before > level) {
+            self.avoid(now, level);
+            return before;
         }
-        let now_ready = f64::from(hands.ready);
-        let wanted = match (self.rate, self.arrive) {
-            (Some(rate), Some(arrive)) => (arrive + length as f64 / horizon) / rate,
-            _ if slope < 0.0 => now_ready * length as f64 / horizon / -slope,
-            _ => 2.0 * now_ready,
-        };
-        let most = level.saturating_mul(2).max(level + 1);
-        let wanted = (wanted.ceil() as u32).clamp(level + 1, most);
-        // More of them are to be seen at work before the next step.
-        self.before = Some((hands.ready, slope));
-        if slope > 0.0 {
+        let Some(slope) = slope else { return as_before };
+        if slope > 0.0 && level < limits.max {
             self.avoid(now, level);
         }
+        self.more(length, level, slope, horizon)
+    }
+
+    /// Something waits, and nobody is there.
+    fn begin(&mut self, now: Mono) -> u32 {
+        // It was wanted again so soon that it had better stayed.
+        if self.tried.take().is_some() && self.calm.take().is_some_and(|calm| now.since(calm) < AVOID) {
+            self.avoid(now, 0);
+        }
+        self.calm = None;
+        self.avoided(now).max(1)
+    }
+
+    fn more(&mut self, length: u64, level: u32, slope: f64, horizon: f64) -> u32 {
+        let there = f64::from(level);
+        let wanted = match (self.slopes.rate, self.slopes.arrive) {
+            (Some(rate), Some(arrive)) => (arrive + length as f64 / horizon) / rate,
+            _ if slope < 0.0 => there * length as f64 / horizon / -slope,
+            _ => 2.0 * there,
+        };
         self.tried = None;
         self.step = 0;
-        wanted
+        // More of them are to be seen at work before the next step.
+        self.late = 0;
+        let most = if self.slopes.rate.is_some() { KNOWN_STEP } else { STEP };
+        (wanted.ceil() as u32).clamp(level + 1, level.saturating_mul(most))
     }
 
     /// Nothing waits too long.
     fn at_rest(&mut self, now: Mono, length: u64, level: u32, limits: &Limits) -> u32 {
         let calm = *self.calm.get_or_insert(now);
-        if level <= limits.min || now.since(calm) < HOLD || (level == 1 && length > 0) {
+        // What fewer come to shows after a few jobs.
+        let jobs = self.slopes.rate.map_or(0.0, |rate| JOBS / rate).min(HOLD_MOST);
+        let hold = HOLD.mul_f64(1.0 + HOLD_A_SHARE * self.taken).max(Duration::from_secs_f64(jobs));
+        if level <= limits.min || now.since(calm) < hold || (level == 1 && length > 0) {
             return level;
         }
         let floor = self.avoided(now);
         let next = if self.tried.is_some() { self.step.saturating_mul(2).max(1) } else { 1 };
         let step = next.min((level / 4).max(1));
-        let known = match (self.rate, self.arrive) {
+        let known = match (self.slopes.rate, self.slopes.arrive) {
             // After a backlog much is known at once; a half is left to chance.
             (Some(rate), Some(arrive)) if self.tried.is_none() => {
-                ((arrive / rate).ceil() as u32).max(level / 2)
+                ((MARGIN * arrive / rate).ceil() as u32).max(level / 2)
             }
             _ => level,
         };
@@ -281,19 +291,28 @@ impl Law {
     }
 
     fn avoid(&mut self, now: Mono, workers: u32) {
-        let again = self.too_few.filter(|few| few.workers == workers && now < few.until + few.pause);
-        let pause = again.map_or(AVOID, |few| (few.pause * 2).min(AVOID_MOST));
+        let alike =
+            |few: &TooFew| few.workers.abs_diff(workers) <= workers / 8 && now < few.until + few.pause;
+        // Tried again after its time, and too small again.
+        let pause = self
+            .too_few
+            .filter(alike)
+            .map_or(AVOID, |few| if now < few.until { few.pause } else { (few.pause * 2).min(AVOID_MOST) });
         self.step = 0;
         self.too_few = Some(TooFew { workers, until: now + pause, pause });
     }
 
     /// The fewest that may be tried now.
     fn avoided(&self, now: Mono) -> u32 {
-        self.too_few.filter(|few| now < few.until).map_or(0, |few| few.workers + 1)
+        // What one worker does at once shows as an empty queue, too.
+        let is_over = |few: &TooFew| {
+            few.workers > 0 && self.always_empty.is_some_and(|since| now.since(since) >= EMPTY)
+        };
+        self.too_few.filter(|few| now < few.until && !is_over(few)).map_or(0, |few| few.workers + 1)
     }
 
     fn words(&self, length: u64, level: u32, needed: u32, limits: &Limits) -> String {
-        let does = match (self.rate, self.arrive) {
+        let does = match (self.slopes.rate, self.slopes.arrive) {
             (Some(rate), Some(arrive)) => {
                 format!(", about {arrive:.1} come and a worker does {rate:.1} a second")
             }
