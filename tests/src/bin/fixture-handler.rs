@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `echo` | answers its payload |
 //! | `sleep` {ms} | awaits, then answers its attempt |
+//! | `until` {file} | runs until there is a file of this name in the folder |
 //! | `block` {ms} | holds the thread that all async handlers share |
 //! | `stubborn` {ms} | runs on a thread of its own and does not look whether it is to stop |
 //! | `spin` | an endless loop that waits for nothing |
@@ -47,6 +48,7 @@ struct Wish {
     mib: usize,
     percent: u8,
     queue: String,
+    file: String,
     payload: Value,
 }
 
@@ -105,7 +107,7 @@ fn main() -> ExitCode {
 
 /// Handlers that do nothing wrong.
 fn good(worker: Worker, log: &Log, folder: &Path) -> Worker {
-    let mark = folder.join("snoozed");
+    let (mark, folder) = (folder.join("snoozed"), folder.to_owned());
     let wait = async |log: Log, job: Job<Wish>| {
         job.context.progress(job.payload.percent);
         tokio::time::sleep(Duration::from_millis(job.payload.ms)).await;
@@ -122,6 +124,19 @@ fn good(worker: Worker, log: &Log, folder: &Path) -> Worker {
         )
         .handle("sleep", told(log, wait))
         .handle("progress", told(log, wait))
+        .handle(
+            "until",
+            told(log, move |log, job: Job<Wish>| {
+                let file = folder.join(&job.payload.file);
+                async move {
+                    while !file.exists() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    log.end(&job, Outcome::Done);
+                    Ok::<_, Failure>(job.attempt)
+                }
+            }),
+        )
         .handle(
             "follow",
             told(log, async |log, job: Job<Wish>| {

@@ -69,7 +69,7 @@ pub fn play(seed: u64, planted: Option<Planted>) -> Verdict {
     world::World::new(seed, planted).play()
 }
 
-/// As [`play`], with a line for all that happened until the first thing that was broken.
+/// As [`play`], with a line for all that happened.
 #[must_use]
 pub fn tell(seed: u64, planted: Option<Planted>) -> (Verdict, Vec<String>) {
     let mut world = world::World::new(seed, planted);

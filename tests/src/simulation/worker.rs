@@ -13,7 +13,7 @@ use roundsman_shared::job::{Outcome, Settlement};
 use roundsman_shared::names::{JobId, Namespace, WorkerId};
 use roundsman_shared::protocol::{Beat, Doing, FromChild, RunningJob, StopMode, ToChild};
 use roundsman_shared::store::{Answer, SettleRequest, StoreError};
-use roundsman_worker::core::{Action, Event, Finished, Running, Seq, Session, StopJob, Task};
+use roundsman_worker::core::{Action, Event, Finished, Running, Seq, Session, Task};
 
 use super::Planted;
 use super::world::{Call, Deed, MS, Nanos, SECOND, US, What, World};
@@ -283,7 +283,7 @@ impl World {
                 Action::TakeBack => {
                     returned.extend(self.processes[uid].waiting.drain(..).map(|task| task.seq));
                 }
-                Action::StopJob(seq, why) => stopped.push((seq, why)),
+                Action::StopJob(seq, _) => stopped.push(seq),
                 Action::Full(queue) => self.says(uid, FromChild::Full { queue: queue.to_string() }),
                 Action::Leave { code, .. } => {
                     let lost = code == exit::TRY_AGAIN;
@@ -295,9 +295,9 @@ impl World {
             }
         }
         // The session keeps them in no order.
-        stopped.sort_by_key(|(seq, _)| *seq);
-        for (seq, why) in stopped {
-            self.stops(uid, seq, why);
+        stopped.sort_unstable();
+        for seq in stopped {
+            self.stops(uid, seq);
         }
         if !returned.is_empty() && self.planted != Some(Planted::DroppedAtTheStop) {
             self.hears(uid, Event::Returned(returned));
@@ -474,7 +474,7 @@ impl World {
     }
 
     /// Told to stop, a job that listens ends soon.
-    fn stops(&mut self, uid: usize, seq: Seq, _why: StopJob) {
+    fn stops(&mut self, uid: usize, seq: Seq) {
         let Some(job) = self.processes[uid].running.iter_mut().find(|job| job.task.seq == seq) else {
             return;
         };
@@ -501,7 +501,7 @@ impl World {
         process.ran = posted.collect();
         process.session = None;
         if process.pipe {
-            self.soon(50 * US, 2 * MS, What::Gone { uid, exit });
+            self.soon(50 * US, 2 * MS, What::Gone { uid });
             self.soon(3 * MS, 20 * MS, What::Reaped { uid, exit });
         }
     }

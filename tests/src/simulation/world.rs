@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
+use roundsman_master::Release;
+use roundsman_master::slot::Exit;
 use roundsman_shared::clock::{Mono, StoreTime, Wall};
 use roundsman_shared::job::spec::{Limits, parse};
 use roundsman_shared::job::{Outcome, Policy};
@@ -126,7 +128,7 @@ pub(super) enum What {
     },
     Die {
         uid: usize,
-        exit: roundsman_master::slot::Exit,
+        exit: Exit,
     },
     // To a master.
     Spawned {
@@ -141,11 +143,10 @@ pub(super) enum What {
     },
     Gone {
         uid: usize,
-        exit: roundsman_master::slot::Exit,
     },
     Reaped {
         uid: usize,
-        exit: roundsman_master::slot::Exit,
+        exit: Exit,
     },
     Watch {
         host: usize,
@@ -158,12 +159,12 @@ pub(super) enum What {
     Release {
         host: usize,
         term: u64,
-        release: Box<roundsman_master::Release>,
+        release: Box<Release>,
     },
     Settle {
         host: usize,
         term: u64,
-        release: Box<roundsman_master::Release>,
+        release: Box<Release>,
         request: Box<SettleRequest>,
     },
     MasterUp {
@@ -347,7 +348,6 @@ impl World {
             if at >= last + SECOND {
                 last = at;
                 if self.healed
-                    && self.judge.promises.len() as u64 >= self.works.len() as u64
                     && at > SPAN + SETTLED + 10 * SECOND
                     && self.judge.all_ended(&self.store, &self.queue, self.store_now())
                 {
@@ -375,7 +375,7 @@ impl World {
             | What::Look { host, .. }
             | What::Release { host, .. }
             | What::Settle { host, .. } => self.hosts[*host].frozen,
-            What::Line { uid, .. } | What::Gone { uid, .. } | What::Reaped { uid, .. } => {
+            What::Line { uid, .. } | What::Gone { uid } | What::Reaped { uid, .. } => {
                 self.hosts[self.processes[*uid].host].frozen
             }
             What::Enqueue { .. }
@@ -412,7 +412,7 @@ impl World {
                 self.has_spawned(host, term, number, incarnation);
             }
             What::Line { uid, line } => self.hears_line(uid, *line),
-            What::Gone { uid, exit } => self.sees_exit(uid, exit),
+            What::Gone { uid } => self.sees_exit(uid),
             What::Reaped { uid, exit } => self.has_reaped(uid, exit),
             What::Watch { host, term } => self.watches(host, term),
             What::Look { host, term } => self.looks(host, term),
@@ -466,7 +466,7 @@ impl World {
                 let alive: Vec<usize> = self.alive(host).collect();
                 if !alive.is_empty() {
                     let uid = alive[self.random.index(alive.len())];
-                    self.dies(uid, roundsman_master::slot::Exit::Signal(9));
+                    self.dies(uid, Exit::Signal(9));
                 }
             }
             30..45 => {

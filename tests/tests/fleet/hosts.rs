@@ -36,13 +36,13 @@ impl Hosts {
         Self { rig, cable }
     }
 
-    /// Two hosts, of which the first runs these jobs, each with its worker.
-    fn start(&self, jobs: &[(String, u64)]) -> (Up, Up, Vec<Process>) {
+    /// Two hosts, of which the first runs these jobs, each in a worker of its own and until there is its file.
+    fn start(&self, jobs: &[Job]) -> (Up, Up, Vec<Process>) {
         let url = format!("redis://127.0.0.1:{}", self.cable.port());
         let first = self.rig.up_with(WORKERS, &["--host-id", "first", "--store", &url]);
         self.rig.wait_idle(&first, WORKERS);
-        for (id, ms) in jobs {
-            self.rig.enqueue(id, "sleep", &json!({"ms": ms}).to_string());
+        for (id, file) in jobs {
+            self.rig.enqueue(id, "until", &json!({"file": file}).to_string());
         }
         let started = jobs.iter().map(|(id, _)| self.rig.wait_start(&first, id, 1, SOON).process).collect();
         let second = self.rig.up_with(2 * WORKERS, &["--host-id", "second"]);
@@ -50,8 +50,13 @@ impl Hosts {
         (first, second, started)
     }
 
+    /// Ends the jobs that wait for this file.
+    fn end(&self, file: &str) {
+        std::fs::write(self.rig.folder().join(file), "").unwrap();
+    }
+
     /// The jobs' second starts, which the second host makes.
-    fn wait_second_starts(&self, second: &Up, jobs: &[(String, u64)]) -> Vec<u64> {
+    fn wait_second_starts(&self, second: &Up, jobs: &[Job]) -> Vec<u64> {
         let workers: Vec<Process> =
             second.workers().unwrap().into_iter().map(|(_, process)| process).collect();
         let starts = jobs.iter().map(|(id, _)| {
@@ -63,8 +68,22 @@ impl Hosts {
     }
 }
 
-fn jobs(ms: u64) -> Vec<(String, u64)> {
-    (0..WORKERS).map(|n| (format!("job{n}"), ms)).collect()
+/// An id, and the file that ends it.
+type Job = (String, &'static str);
+
+fn jobs(file: &'static str) -> Vec<Job> {
+    (0..WORKERS).map(|n| (format!("job{n}"), file)).collect()
+}
+
+/// Lets so much time pass: it is what is tried, and nothing is waited for.
+fn pass(span: Duration) {
+    let over = time::mono() + span;
+    wait_for(
+        "the time to pass",
+        SOON,
+        || if time::mono() >= over { Ok(()) } else { Err("not yet".to_owned()) },
+    )
+    .unwrap();
 }
 
 fn ms(micros: u64) -> f64 {
@@ -74,7 +93,7 @@ fn ms(micros: u64) -> f64 {
 #[test]
 fn a_killed_hosts_jobs_run_on_the_other_when_its_lease_lapses() {
     let hosts = Hosts::new();
-    let jobs = jobs(2_500);
+    let jobs = jobs("over");
     let (first, second, _) = hosts.start(&jobs);
     let tree = first.alive();
     // All of it at once, as by a plug that is pulled: who is stopped sees nobody die.
@@ -87,6 +106,7 @@ fn a_killed_hosts_jobs_run_on_the_other_when_its_lease_lapses() {
     }
     let starts = hosts.wait_second_starts(&second, &jobs);
     let longest = starts.iter().map(|start| start - killed).max().unwrap();
+    hosts.end("over");
     figure(&format!("host killed → its {WORKERS} jobs run on the other: {:.0} ms at most", ms(longest)));
     for (id, _) in &jobs {
         let job = hosts.rig.wait_state(&second, id, "done");
@@ -105,11 +125,12 @@ fn a_killed_hosts_jobs_run_on_the_other_when_its_lease_lapses() {
 fn a_host_that_is_cut_off_stops_its_jobs_before_another_starts_them() {
     let hosts = Hosts::new();
     // The last one ends while nobody can be told; it was not told, so it runs again.
-    let jobs: Vec<(String, u64)> =
-        jobs(8_000).into_iter().take(WORKERS - 1).chain([("short".to_owned(), 1_500)]).collect();
+    let jobs: Vec<Job> =
+        jobs("over").into_iter().take(WORKERS - 1).chain([("short".to_owned(), "cut")]).collect();
     let (first, second, holders) = hosts.start(&jobs);
     hosts.cable.cut();
     let cut = time::mono_us();
+    hosts.end("cut");
     // When each of them was seen to be gone, while the other host takes over.
     let (gone, starts) = std::thread::scope(|scope| {
         let watched = scope.spawn(|| {
@@ -144,6 +165,7 @@ fn a_host_that_is_cut_off_stops_its_jobs_before_another_starts_them() {
         ms(longest)
     ));
     assert!(Duration::from_micros(longest) < LEASE + GENEROUS, "{longest} µs");
+    hosts.end("over");
     hosts.cable.mend();
     for (id, _) in &jobs {
         let job = hosts.rig.wait_state(&second, id, "done");
@@ -157,21 +179,19 @@ fn a_host_that_is_cut_off_stops_its_jobs_before_another_starts_them() {
 #[test]
 fn a_host_that_is_paused_for_two_seconds_keeps_its_jobs() {
     let hosts = Hosts::new();
-    let jobs = jobs(4_000);
+    let jobs = jobs("over");
     let (first, second, _) = hosts.start(&jobs);
     let tree = first.alive();
     for process in &tree {
         process.signal(Signal::STOP).unwrap();
     }
-    // The pause itself, not a wait for anything.
-    let over = time::mono() + Duration::from_secs(2);
-    wait_for("two seconds to pass", SOON, || {
-        if time::mono() >= over { Ok(()) } else { Err("not yet".to_owned()) }
-    })
-    .unwrap();
+    pass(Duration::from_secs(2));
     for process in &tree {
         process.signal(Signal::CONT).unwrap();
     }
+    // A lease that was not renewed again would lapse meanwhile.
+    pass(LEASE + Duration::from_secs(1));
+    hosts.end("over");
     for (id, _) in &jobs {
         let job = hosts.rig.wait_state(&second, id, "done");
         assert_eq!((outcomes(&job), hosts.rig.starts(id).len()), (vec!["done"], 1), "{job}\n{}", log(&first));

@@ -44,6 +44,12 @@ impl Counted {
         ["killed", "crashed", "lapsed"].iter().map(|outcome| self.of(outcome)).sum()
     }
 
+    pub(crate) fn demand_all_done(&self, report: &mut Report) {
+        let done = self.states.get("done").copied().unwrap_or(0);
+        let all: u64 = self.states.values().sum();
+        report.demand(done == all, || format!("{} of {all} jobs are not done", all - done));
+    }
+
     pub(crate) fn tell(&self, report: &mut Report) {
         let pairs = |map: &mut dyn Iterator<Item = (String, u64)>| {
             map.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")

@@ -171,11 +171,8 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let wait = |share: usize| waits.get((waits.len() * share / 100).min(waits.len() - 1)).copied();
     report.figure("waits p50 / p99 / most", format!("{:?} / {:?} / {:?} ms", wait(50), wait(99), wait(100)));
     counted.tell(&mut report);
-    let done = counted.states.get("done").copied().unwrap_or(0);
-    let all: u64 = counted.states.values().sum();
-    report.demand(done == all && counted.most == 1, || {
-        format!("{} of {all} jobs are not done, or had more than one delivery", all - done)
-    });
+    counted.demand_all_done(&mut report);
+    report.demand(counted.most == 1, || format!("a job had {} deliveries", counted.most));
     stand.judge(&mut report)?;
     report.print();
     Ok(report)

@@ -83,9 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     report.figure("seed", options.seed);
     struck.tell(&mut report);
     counted.tell(&mut report);
-    let ended = counted.states.get("done").copied().unwrap_or(0);
-    let all: u64 = counted.states.values().sum();
-    report.demand(ended == all, || format!("{} of {all} jobs are not done", all - ended));
+    counted.demand_all_done(&mut report);
     stand.judge(&mut report)?;
     report.print();
     Ok(report)

@@ -58,9 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     report.figure("enqueued", enqueued);
     report.figure("enqueues without an answer", lost);
     counted.tell(&mut report);
-    let done = counted.states.get("done").copied().unwrap_or(0);
-    let all: u64 = counted.states.values().sum();
-    report.demand(done == all, || format!("{} of {all} jobs are not done", all - done));
+    counted.demand_all_done(&mut report);
     stand.judge(&mut report)?;
     report.print();
     Ok(report)

@@ -121,9 +121,7 @@ fn row(options: &Options, name: &str, target: Target, pause: Duration) -> Result
     report.demand(counted.reruns() <= slots, || {
         format!("{} runs were made again, and {slots} slots were hit", counted.reruns())
     });
-    let done = counted.states.get("done").copied().unwrap_or(0);
-    let all: u64 = counted.states.values().sum();
-    report.demand(done == all, || format!("{} of {all} jobs are not done", all - done));
+    counted.demand_all_done(&mut report);
     stand.judge(&mut report)?;
     report.print();
     Ok(report)
