@@ -124,7 +124,7 @@ impl Beside {
                     standing.parts += u32::try_from(crew.pool.alive()).unwrap_or(u32::MAX);
                     continue;
                 }
-                Work::Handler(_) | Work::Command(_) => {
+                Work::Handler(_) | Work::Command(_) | Work::Foreign(_) => {
                     standing.wanted += wanted;
                     standing.ready += ready;
                 }

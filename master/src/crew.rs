@@ -1,5 +1,7 @@
 //! One pool with its processes and its scaling: what [`crate::fleet`] has several of.
 
+mod foreign_pool;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use roundsman_shared::protocol::{Beat, RunningJob, ToChild};
 
 use crate::child::Child;
 use crate::event::Key;
+use crate::foreign;
 pub(crate) use crate::load::Demand;
 use crate::load::Load;
 use crate::others::{Others, PoolLoad};
@@ -37,6 +40,10 @@ pub(crate) struct Crew {
     pub(crate) plan: PoolPlan,
     pub(crate) pool: Pool,
     pub(crate) law: Law,
+    /// Of a foreign pool instead.
+    pub(crate) foreign: foreign::Law,
+    /// How much waits for its workers, as it was read last, and when.
+    reading: Option<(Mono, foreign::Reading)>,
     /// With what was asked for by hand.
     pub(crate) decision: Decision,
     /// Workers that were asked for by hand beyond (or below) what the law finds.
@@ -103,6 +110,8 @@ impl Crew {
             plan,
             pool,
             law: Law::default(),
+            foreign: foreign::Law::default(),
+            reading: None,
             decision,
             offset: 0,
             fixed: None,
@@ -121,6 +130,9 @@ impl Crew {
         let Known { host, demand, others, blind } = *known;
         if self.plan.is_part() {
             return;
+        }
+        if self.plan.is_foreign() {
+            return self.decide_foreign(name, now, known, figures);
         }
         let queues = || self.pool.shape.queues.iter().filter_map(|queue| demand.get(queue));
         let took = self.load.take_runs();
@@ -159,6 +171,12 @@ impl Crew {
             let is_left = inputs.oldest > target_wait && total.is_none() && self.decision.target > 0;
             self.decision.share((*here).max(u32::from(is_left)).min(max), places.len());
         }
+        self.settle(name, before, figures);
+    }
+
+    /// What was decided becomes what is to be, with what people have asked for.
+    fn settle(&mut self, name: &str, before: u32, figures: &mut Figures) {
+        let PoolPlan { max, .. } = self.plan;
         self.lawful = self.decision.target;
         self.decision.shift(self.offset, max);
         if let Some(fixed) = self.fixed {

@@ -17,6 +17,7 @@ use crate::beside::Beside;
 use crate::child::{Child, Surroundings};
 use crate::crew::{Crew, Demand, Hand, Known};
 use crate::event::{Event, Key};
+use crate::foreign;
 use crate::others::Others;
 use crate::plan::{Part, Plan, REPLIES, Work};
 use crate::pool::{Actions, Budget};
@@ -151,6 +152,19 @@ impl Fleet {
         }
     }
 
+    /// It was read how much waits for a foreign pool, or could not be. Its keepers are told whether anything does.
+    pub(crate) fn hear_demand(&mut self, from: &Key, pool: &str, reading: foreign::Reading, now: Mono) {
+        let is_part = |crew: &Crew| matches!(crew.plan.work, Work::Part(Part::Demand(_)));
+        if !self.crews.get(&from.pool).is_some_and(is_part) {
+            return;
+        }
+        let Some(crew) = self.crews.get_mut(pool).filter(|crew| crew.plan.is_foreign()) else { return };
+        let Some(waiting) = crew.read(now, reading) else { return };
+        for hand in crew.hands.values() {
+            let _ = hand.child.as_ref().is_none_or(|child| child.send(&ToChild::Demand { waiting }));
+        }
+    }
+
     /// A moment passed.
     pub(crate) fn time(&mut self, now: Mono) {
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
@@ -184,6 +198,10 @@ impl Fleet {
                 }
             }
             crew.pool.adjust(now, wanted, &mut self.budget, &mut unready, &mut actions);
+            if crew.plan.is_foreign() {
+                // Which of them is idle nobody knows: each ends what it does.
+                crew.pool.shed(now, wanted, u32::MAX, "fewer workers are needed", &mut actions);
+            }
             self.carry_out(&name, actions, now);
         }
     }
@@ -498,6 +516,16 @@ impl Fleet {
                 desired.get(&**name).filter(|_| !crew.plan.is_part() && crew.fixed.is_none())
             {
                 crew.law.adopt(now, *workers);
+                crew.foreign.adopt(*workers);
+            }
+        }
+    }
+
+    /// The master that this one takes over from has so many: what foreign pools need is not seen at once.
+    pub(crate) fn inherit(&mut self, desired: &BTreeMap<String, u32>) {
+        for (name, crew) in &mut self.crews {
+            if let Some(workers) = desired.get(&**name).filter(|_| crew.fixed.is_none()) {
+                crew.foreign.adopt(*workers);
             }
         }
     }

@@ -27,6 +27,7 @@ mod child;
 mod crew;
 mod event;
 mod fleet;
+mod foreign;
 #[cfg(target_os = "linux")]
 mod leftovers;
 mod listener;

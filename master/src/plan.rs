@@ -8,10 +8,12 @@ use roundsman_shared::assignment::{
 };
 use roundsman_shared::callback;
 use roundsman_shared::clock::StoreClock;
+use roundsman_shared::foreign::{DemandSpec, KeepSpec, Source};
 use roundsman_shared::job::{Policy, reply};
 use roundsman_shared::names::{NameError, Namespace, QueueName, WorkerId};
 use roundsman_shared::settings::{
-    Backoff, CallbackHandler, Detection, Durability, Handler, PoolRun, PoolSettings, Settings, StoreUrl,
+    Backoff, CallbackHandler, Detection, Durability, Handler, Liveness, PoolRun, PoolSettings, Settings,
+    StoreUrl,
 };
 use roundsman_shared::store::{StoreConfig, StorePlace};
 
@@ -23,6 +25,10 @@ pub(crate) const REPLIES: &str = "(replies)";
 /// Replies on their way at once.
 const REPLY_SLOTS: u16 = 32;
 const TIMER_SLOTS: u16 = 32;
+/// A foreign worker that fails sooner than this has never worked, as far as anybody knows.
+const EARLY: Duration = Duration::from_secs(30);
+/// A keeper ends its worker when the grace is over; only then is it itself late.
+const KEEPER: Duration = Duration::from_secs(5);
 
 /// Everything that is to run here.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,8 +63,18 @@ pub(crate) struct PoolPlan {
 pub(crate) enum Work {
     Handler(Box<HandlerSpec>),
     Command(Vec<String>),
+    /// Programs that take their jobs from a queue of their own.
+    Foreign(Box<ForeignWork>),
     /// It runs no jobs.
     Part(Part),
+}
+
+/// Workers that know nothing of Roundsman's queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ForeignWork {
+    pub keep: KeepSpec,
+    /// They speak the pipe protocol, so that nobody needs to keep them.
+    pub beats: bool,
 }
 
 /// A process of the fleet beside its workers, in a pool of its own that no settings name.
@@ -68,6 +84,8 @@ pub(crate) enum Part {
     Intake,
     /// Takes in messages of an AMQP broker.
     Amqp(AmqpSpec),
+    /// Reads how much waits for foreign pools.
+    Demand(DemandSpec),
     /// Serves the API.
     Http(Box<HttpSpec>),
 }
@@ -77,7 +95,7 @@ impl Part {
     pub(crate) const fn watches(&self) -> bool {
         match self {
             Self::Http(_) => true,
-            Self::Intake | Self::Amqp(_) => false,
+            Self::Intake | Self::Amqp(_) | Self::Demand(_) => false,
         }
     }
 
@@ -87,6 +105,7 @@ impl Part {
         match self {
             Self::Intake => "intake",
             Self::Amqp(_) => "amqp",
+            Self::Demand(_) => "demand",
             Self::Http(_) => "http",
         }
     }
@@ -119,10 +138,10 @@ impl Plan {
         let namespace = Namespace::new(&settings.store.namespace)?;
         let store = StoreConfig { place, namespace, lease: settings.store.lease };
         let mut pools = BTreeMap::new();
+        let mut demand = DemandSpec::default();
         for (name, pool) in &settings.pools {
-            if pool.foreign.is_some() {
-                tracing::warn!(pool = name, "pools with demand are not served yet; this one is left out");
-                continue;
+            if let Some(foreign) = &pool.foreign {
+                demand.pools.insert(name.clone(), Source::of(&foreign.demand));
             }
             pools.insert(name.clone(), PoolPlan::of(settings, pool)?);
         }
@@ -142,6 +161,9 @@ impl Plan {
                 policies.entry(queue.clone()).or_insert_with(policy);
             }
             parts.push(Part::Amqp(amqp));
+        }
+        if !demand.pools.is_empty() {
+            parts.push(Part::Demand(demand));
         }
         if matches!(store.place, StorePlace::Redis(_)) {
             parts.push(Part::Intake);
@@ -202,6 +224,10 @@ impl Plan {
 impl PoolPlan {
     fn of(settings: &Settings, pool: &PoolSettings) -> Result<Self, NameError> {
         let work = match &pool.run {
+            PoolRun::Command(command) if let Some(foreign) = &pool.foreign => {
+                let keep = KeepSpec::of(foreign, command.clone(), pool.grace);
+                Work::Foreign(Box::new(ForeignWork { keep, beats: foreign.liveness == Liveness::Beats }))
+            }
             PoolRun::Command(command) => Work::Command(command.clone()),
             PoolRun::Handler(handler) => Work::Handler(Box::new(HandlerSpec::of(settings, handler))),
         };
@@ -241,6 +267,12 @@ impl PoolPlan {
     #[must_use]
     pub(crate) const fn is_part(&self) -> bool {
         matches!(self.work, Work::Part(_))
+    }
+
+    /// Whether its workers have a queue of their own.
+    #[must_use]
+    pub(crate) const fn is_foreign(&self) -> bool {
+        matches!(self.work, Work::Foreign(_))
     }
 
     /// With what a pool of transports has by default.
@@ -286,6 +318,13 @@ impl PoolPlan {
             detection: self.detection,
             grace: self.grace,
             max_memory: self.max_memory,
+            // Nothing else tells whether they have ever done anything.
+            early: if self.is_foreign() { EARLY } else { Duration::ZERO },
+            leave: match &self.work {
+                Work::Foreign(work) if work.beats => Some(self.grace),
+                Work::Foreign(_) => Some(self.grace + KEEPER),
+                Work::Handler(_) | Work::Command(_) | Work::Part(_) => None,
+            },
         }
     }
 
@@ -305,6 +344,8 @@ impl PoolPlan {
         match &self.work {
             Work::Handler(_) => own(&["worker", label]),
             Work::Part(part) => own(&[part.name()]),
+            Work::Foreign(work) if !work.beats => own(&["keep", label]),
+            Work::Foreign(work) => Program::Command(work.keep.command.clone()),
             Work::Command(command) => Program::Command(command.clone()),
         }
     }
@@ -324,11 +365,13 @@ impl PoolPlan {
         };
         let handler = match &self.work {
             Work::Handler(handler) => Some((**handler).clone()),
-            Work::Command(_) | Work::Part(_) => None,
+            Work::Command(_) | Work::Foreign(_) | Work::Part(_) => None,
         };
         let part = match &self.work {
             Work::Part(Part::Amqp(spec)) => Some(PartSpec::Amqp(spec.clone())),
             Work::Part(Part::Http(spec)) => Some(PartSpec::Http(spec.clone())),
+            Work::Part(Part::Demand(spec)) => Some(PartSpec::Demand(spec.clone())),
+            Work::Foreign(work) => Some(PartSpec::Keep(work.keep.clone())),
             Work::Handler(_) | Work::Command(_) | Work::Part(Part::Intake) => None,
         };
         let policy = |(queue, _): &(QueueName, u32)| Some((queue.clone(), policies.get(queue)?.clone()));

@@ -38,6 +38,10 @@ pub struct Shape {
     pub detection: Detection,
     pub grace: Duration,
     pub max_memory: Option<u64>,
+    /// An end with an error within so long of having been ready is a failure to start.
+    pub early: Duration,
+    /// Whoever is to leave has so long for it at most; without it jobs end by their own timeouts.
+    pub leave: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -123,15 +127,26 @@ impl Pool {
     pub fn step(&mut self, now: Mono, number: u32, incarnation: u64, event: Event, out: &mut Actions) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let mut actions = Vec::new();
+        let ready = slot.life().and_then(|life| life.ready);
+        let young = ready.is_some_and(|ready| now.since(ready) < self.shape.early);
         let ended = |slot: &Slot| slot.life().map(|life| life.beat.done + life.beat.failed);
         let before = ended(slot);
         slot.step(now, incarnation, event, &self.shape.detection, &mut actions);
         if ended(slot) > before {
             self.crashes.clear();
         }
-        for action in actions {
-            match &action {
-                Action::Died(death) => self.died(now, death),
+        if ready.is_some() && !young && !self.shape.early.is_zero() && self.quarantine.is_none() {
+            self.boot_failures = 0;
+        }
+        for mut action in actions {
+            match &mut action {
+                Action::Died(death) => {
+                    if young && death.blame == (Blame::Worker { ready: true }) {
+                        death.blame = Blame::Worker { ready: false };
+                    }
+                    self.died(now, death);
+                }
+                Action::Ready if !self.shape.early.is_zero() => {}
                 Action::Ready => self.boot_failures = 0,
                 Action::Spawn
                 | Action::Welcome
@@ -195,8 +210,13 @@ impl Pool {
                         _ => death.exit.to_string(),
                     };
                     let why = format!(
-                        "{} workers in a row did not become ready; the last: {last}",
-                        self.boot_failures
+                        "{} workers in a row {}; the last: {last}",
+                        self.boot_failures,
+                        if self.shape.early.is_zero() {
+                            "did not become ready"
+                        } else {
+                            "failed soon after their start"
+                        }
                     );
                     self.put_in_quarantine(now, why);
                 }
@@ -272,7 +292,7 @@ impl Pool {
             return;
         }
         let incarnation = slot.incarnation;
-        let event = Event::Drain { by, why: why.to_owned() };
+        let event = Event::Drain { by: by.or(self.shape.leave), why: why.to_owned() };
         self.step(now, number, incarnation, event, out);
     }
 

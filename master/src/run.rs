@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use crate::answer::{self, Answer};
 use crate::beside::Beside;
 use crate::child::Surroundings;
-use crate::event::Event;
+use crate::event::{Event, Key};
 use crate::fleet::Fleet;
 use crate::listener::{self, Order};
 use crate::machine::Machine;
@@ -232,20 +232,7 @@ impl Master {
     fn handle(&mut self, event: Event, now: Mono) {
         match event {
             Event::WorkDue { queue, count } => self.work_due(&queue, count, now),
-            Event::Slot { key, event } => {
-                let full = match &event {
-                    slot::Event::Line(FromChild::Full { queue }) => QueueName::new(queue).ok(),
-                    slot::Event::Line(FromChild::Figure(figure)) => {
-                        self.fleet.count(&key, figure.clone());
-                        None
-                    }
-                    _ => None,
-                };
-                self.fleet.step(&key, event, now);
-                if let Some(queue) = full {
-                    self.work_due(&queue, 1, now);
-                }
-            }
+            Event::Slot { key, event } => self.slot(&key, event, now),
             Event::Started { key, started } => self.fleet.started(&key, started, now),
             Event::Reaped { key, exit, tail } => {
                 if let Some(release) = self.fleet.reaped(&key, exit, tail, now) {
@@ -315,6 +302,7 @@ impl Master {
                 self.rescale(now);
             }
             Event::Found(before) => {
+                self.fleet.inherit(&before.desired);
                 self.fleet.beside.found(before);
                 self.adopted = true;
                 self.rescale(now);
@@ -329,6 +317,27 @@ impl Master {
                 let grace = self.fleet.grace();
                 self.stop(StopMode::Drain, Some(grace), exit::OK, "terminated", now);
             }
+        }
+    }
+
+    fn slot(&mut self, key: &Key, event: slot::Event, now: Mono) {
+        let full = match &event {
+            slot::Event::Line(FromChild::Full { queue }) => QueueName::new(queue).ok(),
+            slot::Event::Line(FromChild::Figure(figure)) => {
+                self.fleet.count(key, figure.clone());
+                None
+            }
+            slot::Event::Line(FromChild::Demand { pool, length, why }) => {
+                let reading = length.ok_or_else(|| why.clone().unwrap_or_default());
+                self.fleet.hear_demand(key, pool, reading, now);
+                self.rescale(now);
+                None
+            }
+            _ => None,
+        };
+        self.fleet.step(key, event, now);
+        if let Some(queue) = full {
+            self.work_due(&queue, 1, now);
         }
     }
 
@@ -373,6 +382,7 @@ impl Master {
             | ToChild::Look { .. }
             | ToChild::Figures { .. }
             | ToChild::Outlook(_)
+            | ToChild::Demand { .. }
             | ToChild::Cancel { .. } => {}
         }
     }

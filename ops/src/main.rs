@@ -9,6 +9,7 @@
 //! explain    why a job is where it is, in words
 //! part       a process of the fleet that runs no jobs
 //! intake     a part: raw jobs out of the Redis inboxes;  amqp: a part: out of a broker;  http: a part: the API
+//! keep       a keeper of a worker that knows nothing of Roundsman;  demand: a part: how much waits for such workers
 //! dashboard  the pages, as files of this binary
 //! exposition metrics as text;  series: the recent past in steps
 //! walk       pages of jobs;  causes: dead letters by cause;  overview: store, fleet and queues at a glance
@@ -27,6 +28,7 @@ mod cli;
 mod commands;
 mod connect;
 mod dashboard;
+mod demand;
 mod demo;
 mod errors;
 mod explain;
@@ -34,6 +36,7 @@ mod exposition;
 mod fleet;
 mod http;
 mod intake;
+mod keep;
 mod overview;
 mod part;
 mod print;
@@ -56,6 +59,9 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|word| word == demo::ROLE) {
         return demo::worker();
     }
+    if arguments.get(1).is_some_and(|word| word == keep::SHIM) {
+        return ExitCode::from(keep::become_worker(&arguments));
+    }
     if let Some(role) = role(&arguments) {
         return ExitCode::from(role());
     }
@@ -73,6 +79,8 @@ fn role(arguments: &[OsString]) -> Option<fn() -> u8> {
         ("intake", _) => Some(roles::intake),
         ("amqp", _) => Some(roles::amqp),
         ("http", _) => Some(roles::http),
+        ("demand", None) => Some(roles::demand),
+        ("keep", Some(label)) if label.contains('/') => Some(roles::keep),
         ("worker", Some(label)) if label.contains('/') => Some(roles::worker),
         _ => None,
     }

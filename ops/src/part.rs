@@ -140,6 +140,16 @@ impl Part {
         self.policies.lock().unwrap_or_else(PoisonError::into_inner).extend(told);
     }
 
+    /// For parts that have a loop of their own.
+    pub fn say(&self, message: FromChild) {
+        self.outgoing.send(message);
+    }
+
+    /// The same: what the master says next.
+    pub async fn hear(&mut self) -> Incoming {
+        self.incoming.recv().await.unwrap_or(Incoming::Closed)
+    }
+
     /// It serves from now on.
     pub fn ready(&self) {
         self.outgoing.send(FromChild::Ready);

@@ -1,5 +1,5 @@
 //! The processes of a fleet, each a role of this one binary: `up` is the supervisor, which starts `master`, which starts
-//! `worker`, `intake`, `amqp` and `http`.
+//! `worker`, `keep`, `intake`, `amqp`, `demand` and `http`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -69,6 +69,18 @@ pub fn amqp() -> u8 {
 #[must_use]
 pub fn http() -> u8 {
     crate::http::run()
+}
+
+/// What reads how much waits for foreign pools. Started by the master only.
+#[must_use]
+pub fn demand() -> u8 {
+    crate::demand::run()
+}
+
+/// What keeps one worker of a foreign pool. Started by the master only.
+#[must_use]
+pub fn keep() -> u8 {
+    crate::keep::run()
 }
 
 /// Why nothing was started.

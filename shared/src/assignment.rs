@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::StoreClock;
+use crate::foreign::{DemandSpec, KeepSpec};
 use crate::job::Policy;
 use crate::names::{NameError, Namespace, QueueName, WorkerId};
 use crate::reach::Reach;
@@ -53,6 +54,8 @@ pub struct Assignment {
 pub enum PartSpec {
     Http(Box<HttpSpec>),
     Amqp(AmqpSpec),
+    Demand(DemandSpec),
+    Keep(KeepSpec),
 }
 
 /// What takes messages in: `[amqp]` of the settings.

@@ -98,6 +98,14 @@ pub enum FromChild {
     Bye { why: String, code: i32 },
     /// Something that people should know of.
     Warn { code: String, message: String },
+    /// Of what reads the queues of foreign pools: how much waits for one, or why that is not known.
+    Demand {
+        pool: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        length: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
     /// Of a master, when it changes: how it stands beside another that takes over from it, or it from that.
     Standing(Standing),
     /// A line of the answer to [`ToChild::Ask`]; the last has the exit code that it amounts to.
@@ -210,6 +218,10 @@ pub enum ToChild {
     },
     /// How things stand, at most once a second, when it has changed.
     Outlook(Outlook),
+    /// To who keeps a foreign worker: whether anything waits in its queue, about once a second as long as that is known.
+    Demand {
+        waiting: bool,
+    },
     /// This running job is to be cancelled.
     Cancel {
         queue: String,

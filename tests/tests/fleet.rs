@@ -29,6 +29,8 @@ mod docs;
 mod exec;
 #[path = "fleet/fairness.rs"]
 mod fairness;
+#[path = "fleet/foreign.rs"]
+mod foreign;
 #[path = "fleet/harm.rs"]
 mod harm;
 #[path = "fleet/hosts.rs"]

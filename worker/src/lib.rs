@@ -41,7 +41,10 @@ pub use run::serve;
 
 /// For the parts of Roundsman that take in what brokers hold.
 #[doc(hidden)]
-pub use builtin::transport::broker;
+pub use builtin::transport::{broker, document};
+/// For what keeps programs that are not of Roundsman.
+#[doc(hidden)]
+pub use spawn::{adopt_orphans, children, sweep};
 
 /// The pure part of a worker, for the simulation in this repository's tests.
 #[doc(hidden)]

@@ -421,7 +421,8 @@ impl Loop {
                 | ToChild::Ask { .. }
                 | ToChild::Dump
                 | ToChild::Figures { .. }
-                | ToChild::Outlook(_),
+                | ToChild::Outlook(_)
+                | ToChild::Demand { .. },
             ) => None,
             Incoming::Malformed(why) => {
                 self.link.send(FromChild::Warn { code: "malformed".to_owned(), message: why });

@@ -65,7 +65,7 @@ impl Drop for Program {
 }
 
 /// Makes this process the parent of orphans among its descendants.
-pub(crate) fn adopt_orphans() {
+pub fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         tracing::warn!(%error, "orphans of handlers cannot be adopted");
@@ -74,7 +74,7 @@ pub(crate) fn adopt_orphans() {
 
 /// Ends adopted orphans: children of this process that carry `token` in their environment (any, where there is one
 /// slot only), and are not among `known`.
-pub(crate) fn sweep(known: &[u32], token: Option<i64>) {
+pub fn sweep(known: &[u32], token: Option<i64>) {
     // Killing one may bring its own children here.
     for _ in 0..64 {
         let orphans: Vec<u32> = children()
@@ -92,7 +92,9 @@ pub(crate) fn sweep(known: &[u32], token: Option<i64>) {
     }
 }
 
-fn children() -> Vec<u32> {
+/// The children of this process, of all its threads.
+#[must_use]
+pub fn children() -> Vec<u32> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     lists

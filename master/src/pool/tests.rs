@@ -15,6 +15,8 @@ fn shape(max: u32) -> Shape {
         },
         grace: Duration::from_secs(30),
         max_memory: None,
+        early: Duration::ZERO,
+        leave: None,
     }
 }
 

@@ -240,7 +240,10 @@ impl Life {
             FromChild::Ready => self.become_ready(now, out),
             FromChild::Hb(beat) => self.beat(now, beat, out),
             // A sign of life, and no more to a slot.
-            FromChild::Figure(_) | FromChild::Standing(_) | FromChild::Answer { .. } => {}
+            FromChild::Figure(_)
+            | FromChild::Demand { .. }
+            | FromChild::Standing(_)
+            | FromChild::Answer { .. } => {}
             FromChild::Draining { .. } => self.leave_by_itself(now),
             FromChild::Bye { .. } => {
                 self.leaving = true;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::address;
 use super::amqp;
 use super::secret::SecretUrl;
@@ -82,7 +84,7 @@ pub enum Liveness {
 }
 
 /// A signal that a program may want as its word to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the signals' own names")]
 pub enum StopSignal {
     Term,

@@ -9,11 +9,7 @@ use super::section::Row;
 
 /// Keys, `*` for a name or place in a list.
 /// A key leaves this list in the change that serves it.
-const UNSERVED: [&str; 11] = [
-    "pools.*.demand.type",
-    "pools.*.liveness",
-    "pools.*.stall_after",
-    "pools.*.stop_signal",
+const UNSERVED: [&str; 7] = [
     "queues.*.rate_limit",
     "queues.*.max_running",
     "queues.*.max_running_per_key",

@@ -118,6 +118,7 @@ impl Charge {
                 | FromChild::Ready
                 | FromChild::Full { .. }
                 | FromChild::Figure(_)
+                | FromChild::Demand { .. }
                 | FromChild::Standing(_)
                 | FromChild::Answer { .. },
             ) => {}

@@ -68,6 +68,8 @@ impl World {
             },
             grace: Duration::from_secs(5),
             max_memory: None,
+            early: Duration::ZERO,
+            leave: None,
         };
         let watched = self.now;
         let it = &mut self.hosts[host];

@@ -12,6 +12,7 @@ mod amqp;
 pub mod broker;
 mod circuit;
 mod connect;
+pub mod document;
 mod http;
 mod lasting;
 mod redis;
