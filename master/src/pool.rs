@@ -126,6 +126,10 @@ impl Pool {
     /// Hands an event to a slot, and draws the pool's conclusions from a death.
     pub fn step(&mut self, now: Mono, number: u32, incarnation: u64, event: Event, out: &mut Actions) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
+        let event = match event {
+            Event::Drain { by, why } => Event::Drain { by: by.or(self.shape.leave), why },
+            other => other,
+        };
         let mut actions = Vec::new();
         let ready = slot.life().and_then(|life| life.ready);
         let young = ready.is_some_and(|ready| now.since(ready) < self.shape.early);
@@ -292,7 +296,7 @@ impl Pool {
             return;
         }
         let incarnation = slot.incarnation;
-        let event = Event::Drain { by: by.or(self.shape.leave), why: why.to_owned() };
+        let event = Event::Drain { by, why: why.to_owned() };
         self.step(now, number, incarnation, event, out);
     }
 

@@ -236,3 +236,67 @@ fn four_failures_to_boot_are_the_pools() {
         assert_eq!(pool.quarantine.is_some(), round == 4);
     }
 }
+
+/// Of workers of which nobody knows whether they do anything.
+fn unknown(max: u32) -> Pool {
+    let shape = Shape { early: Duration::from_secs(30), leave: Some(Duration::from_secs(7)), ..shape(max) };
+    Pool::new(shape)
+}
+
+fn live(pool: &mut Pool, from: u64, ms: u64, exit: Exit) {
+    let mut budget = Budget::new(64, at(from));
+    pool.adjust(at(from), 1, &mut budget, &mut 0, &mut Vec::new());
+    make_ready(pool, at(from + 300), 1);
+    let incarnation = pool.slots[&1].incarnation;
+    let gone = Event::Reaped { exit, ran: false, jitter: 0.0 };
+    pool.step(at(from + ms), 1, incarnation, gone, &mut Vec::new());
+    // Its backoff is over.
+    pool.time(at(from + ms + 60_000), false, &mut Vec::new());
+}
+
+#[test]
+fn who_fails_early_again_and_again_has_never_started() {
+    let mut pool = unknown(1);
+    for start in 0..3 {
+        live(&mut pool, start * 100_000, 2_000, Exit::Code(1));
+        assert!(pool.quarantine.is_none(), "{start}");
+    }
+    live(&mut pool, 300_000, 2_000, Exit::Code(1));
+    assert!(pool.quarantine.as_ref().unwrap().why.contains("failed soon after their start"));
+
+    // Ends that are no failures are no reason, nor is one that comes late; it clears what was before.
+    let mut pool = unknown(1);
+    for start in 0..6 {
+        live(&mut pool, start * 100_000, 2_000, Exit::Code(0));
+    }
+    for start in 6..9 {
+        live(&mut pool, start * 100_000, 2_000, Exit::Code(1));
+    }
+    live(&mut pool, 900_000, 31_000, Exit::Code(1));
+    for start in 10..13 {
+        live(&mut pool, start * 100_000, 2_000, Exit::Code(1));
+    }
+    assert!(pool.quarantine.is_none());
+    live(&mut pool, 1_300_000, 2_000, Exit::Code(1));
+    assert!(pool.quarantine.is_some());
+}
+
+#[test]
+fn nobody_takes_longer_to_leave_than_the_pool_allows() {
+    let mut pool = unknown(2);
+    let mut budget = Budget::new(64, at(0));
+    pool.adjust(at(0), 2, &mut budget, &mut 0, &mut Vec::new());
+    make_ready(&mut pool, at(1), 1);
+    make_ready(&mut pool, at(1), 2);
+    for (by, expected) in [(None, 7_000), (Some(Duration::from_secs(2)), 2_000)] {
+        let mut out = Vec::new();
+        let number = if by.is_none() { 1 } else { 2 };
+        let incarnation = pool.slots[&number].incarnation;
+        pool.step(at(10), number, incarnation, Event::Drain { by, why: "t".into() }, &mut out);
+        let told = out.iter().find_map(|(_, action)| match action {
+            Action::Send(ToChild::Stop { mode: StopMode::Drain, by_ms, .. }) => Some(*by_ms),
+            _ => None,
+        });
+        assert_eq!(told, Some(expected));
+    }
+}

@@ -228,6 +228,11 @@ mod tests {
                     .into(),
             ),
             (
+                format!("{list}\nmax_jobs = 5"),
+                4,
+                "max_jobs: counts jobs, of which only workers with liveness = \"beats\" tell".to_owned(),
+            ),
+            (
                 format!("{list}\nqueues = [\"a\"]"),
                 4,
                 "queues: contradicts demand: these workers have a queue of their own".into(),

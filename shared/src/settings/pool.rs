@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::foreign::Foreign;
+use super::foreign::{Foreign, Liveness};
 use super::handler::{Handler, Shared};
 use super::origin::Origin;
 use super::section::Section;
@@ -130,6 +130,11 @@ impl PoolSettings {
         );
         let needs_command = settings.foreign.is_none() || matches!(settings.run, PoolRun::Command(_));
         section.demand(needs_command, "demand", "needs command: the workers to start");
+        let counted = settings.foreign.as_ref().is_none_or(|foreign| foreign.liveness == Liveness::Beats);
+        for key in ["slots", "max_jobs"] {
+            let counts = counted || !section.has(key);
+            section.demand(counts, key, "counts jobs, of which only workers with liveness = \"beats\" tell");
+        }
         section.finish();
         settings
     }

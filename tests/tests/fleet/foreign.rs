@@ -253,6 +253,51 @@ fn who_ignores_its_signal_is_killed_after_its_grace() {
     wait_kept(&up, "another worker", |it| it.len() == 1 && it[0].1 != worker);
 }
 
+/// It speaks the pipe protocol, but heeds nothing that it is told.
+const BEATS: &str = r#"import json, os, sys, time
+
+def say(**words):
+    print(json.dumps(words), flush=True)
+
+say(t="hello", v=[1, 1], pid=os.getpid(), nonce=int(os.environ["ROUNDSMAN_INTERNAL_NONCE"]), build="beats 1")
+say(t="ready")
+while True:
+    say(t="hb", doing="busy", running=1)
+    time.sleep(0.5)
+"#;
+
+#[test]
+fn who_beats_has_no_keeper_and_its_grace_too() {
+    let rig = Rig::new(Store::Sqlite, "");
+    rig.script("worker.py", BEATS);
+    let demand = "type = \"command\", command = [\"echo\", \"1\"]";
+    let more = "liveness = \"beats\"\nmin_workers = 1\nmax_workers = 1\ngrace = \"2s\"";
+    rig.configure(&pool(&format!("\"{}\", \"worker.py\"", python()), demand, more));
+    let up = rig.up(1);
+    let workers = up.workers().unwrap();
+    let worker = workers.iter().find(|(name, _)| name.starts_with("mail/")).unwrap().1;
+    assert!(worker.command_line().unwrap().contains("worker.py"), "{worker}");
+    let asked = time::mono_us();
+    rig.ok(&["worker", "stop", "mail/1"]);
+    wait_dead(&[worker]);
+    let took = time::mono_us() - asked;
+    figure(&format!("a deaf worker that beats, grace 2 s → gone: {} ms", took / 1_000));
+    assert!((1_900_000..8_000_000).contains(&took), "{took}\n{}", log(&up));
+}
+
+#[test]
+fn a_keeper_that_is_told_to_end_has_its_worker_finish() {
+    let rig = Rig::new(Store::Sqlite, "");
+    shell(&rig, "min_workers = 1\nmax_workers = 1", "1");
+    let up = rig.up(1);
+    let (keeper, _) = wait_kept(&up, "a worker", |it| it.len() == 1)[0];
+    wait_log(&up, "] up\n");
+    keeper.signal(Signal::TERM).unwrap();
+    wait_dead(&[keeper]);
+    assert!(up.stderr().contains("told by USR1"), "{}", log(&up));
+    wait_kept(&up, "another worker", |it| it.len() == 1 && it[0].0 != keeper);
+}
+
 #[test]
 fn a_killed_keeper_leaves_nothing_behind() {
     let rig = Rig::new(Store::Sqlite, "");
@@ -289,13 +334,16 @@ fn a_killed_master_leaves_no_foreign_worker_running() {
 fn a_command_that_is_missing_or_fails_early_is_quarantined() {
     for (command, expected) in [
         ("\"./missing\"", "there is no such program"),
-        ("\"sh\", \"-c\", \"sleep 1; exit 3\"", "failed soon after their start"),
+        ("\"sh\", \"-c\", \"sleep 1; echo last words >&2; exit 3\"", "failed soon after their start"),
     ] {
         let rig = Rig::new(Store::Sqlite, "");
         let demand = "type = \"command\", command = [\"echo\", \"1\"]";
         rig.configure(&pool(command, demand, "min_workers = 1\nmax_workers = 1"));
         let up = rig.up(0);
         wait_why(&rig, &up, expected);
+        if command.contains("words") {
+            assert_eq!(up.stderr().matches("] last words\n").count(), 4, "{}", log(&up));
+        }
     }
 }
 
