@@ -55,6 +55,8 @@ const AVOID: Duration = Duration::from_secs(120);
 const AVOID_MOST: Duration = Duration::from_secs(960);
 /// Nothing waits for so long, and a number that was too small once is so no more.
 const EMPTY: Duration = Duration::from_secs(60);
+/// More are needed for so long than there may be, and it is told.
+const SATURATED: Duration = Duration::from_secs(60);
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -81,6 +83,8 @@ pub(crate) struct Law {
     step: u32,
     /// What was found last.
     needed: u32,
+    /// Since when that is more than there may be.
+    beyond: Option<Mono>,
     too_few: Option<TooFew>,
 }
 
@@ -122,6 +126,8 @@ pub(crate) struct Verdict {
     /// Without the limits.
     pub needed: u32,
     pub mood: Mood,
+    /// More have been needed for long than there may be.
+    pub saturated: bool,
     /// In words, with the numbers it rests on.
     pub why: String,
 }
@@ -154,11 +160,17 @@ impl Law {
             self.needed = self.find(at, length, level, hands, limits);
         }
         let needed = self.needed;
+        if needed > limits.max {
+            self.beyond.get_or_insert(now);
+        } else {
+            self.beyond = None;
+        }
+        let saturated = self.beyond.is_some_and(|since| now.since(since) >= SATURATED);
         let target = needed.clamp(limits.min, limits.max);
         self.level = Some(target);
         let resting = self.calm.is_some() && target > limits.min;
         let mood = if target < level || (target == level && resting) { Mood::Trying } else { Mood::Needed };
-        Verdict { target, needed, mood, why: self.words(length, level, needed, limits) }
+        Verdict { target, needed, mood, saturated, why: self.words(length, level, needed, limits) }
     }
 
     fn blind(&mut self, level: u32, why: &str) -> Verdict {
@@ -166,7 +178,8 @@ impl Law {
         (self.empty, self.always_empty, self.calm, self.late) = (None, None, None, 0);
         self.needed = level;
         let why = format!("its queue cannot be read: {why}; as many as before");
-        Verdict { target: level, needed: level, mood: Mood::Blind, why }
+        self.beyond = None;
+        Verdict { target: level, needed: level, mood: Mood::Blind, saturated: false, why }
     }
 
     fn note(&mut self, at: Mono, length: u64, ready: u32) {

@@ -4,7 +4,7 @@
 //! ```text
 //! cores (pure)   slot      one worker process, from spawn to reaping
 //!                pool      the slots of a pool: starts, wake-ups, quarantine
-//!                scale     how many workers are needed, and why
+//!                scale     how many workers are needed, and why;  foreign: the same where they have a queue of their own
 //!                beside    whose they are while two masters share a host
 //! rim            run       the one loop
 //!                fleet     carries out what the cores decide;  crew: one pool of it

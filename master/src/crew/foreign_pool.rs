@@ -21,7 +21,7 @@ impl Crew {
         let limits = self.foreign_limits(name, known);
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let hands = Hands { there: count(self.pool.filled()), ready: self.pool.ready() };
-        let foreign::Verdict { target, needed, mood, why } =
+        let foreign::Verdict { target, needed, mood, saturated, why } =
             self.foreign.decide(now, self.reading.as_ref(), hands, &limits);
         let before = self.decision.target;
         let reason = match mood {
@@ -31,7 +31,6 @@ impl Crew {
             Mood::Needed if needed < limits.min => Reason::MinWorkers,
             Mood::Needed => Reason::Load,
         };
-        let saturated = needed > limits.max;
         self.decision = Decision { target, needed, why, reason, saturated, terms: Terms::default() };
         self.told = self.load_of(&[], 0);
         self.settle(name, before, figures);

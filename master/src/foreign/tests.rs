@@ -46,6 +46,7 @@ struct Worker {
 struct Second {
     target: u32,
     needed: u32,
+    saturated: bool,
     length: usize,
     /// The longest that a job waited which was begun in it, in seconds.
     wait: f64,
@@ -121,7 +122,13 @@ impl World {
             }
             let length = self.queue.len();
             let verdict = self.decide(Ok(length as u64));
-            self.story.push(Second { target: verdict.target, needed: verdict.needed, length, wait });
+            self.story.push(Second {
+                target: verdict.target,
+                needed: verdict.needed,
+                saturated: verdict.saturated,
+                length,
+                wait,
+            });
         }
     }
 
@@ -311,8 +318,12 @@ fn what_is_needed_beyond_the_most_is_told() {
     world.play(60, 20.0, 1.0);
     let found = world.last(30).iter().map(|it| it.needed).collect::<Vec<_>>();
     assert!(found.iter().all(|needed| *needed > 4), "{found:?}");
+    assert!(world.last(1).iter().all(|it| !it.saturated), "not at once");
+    world.play(30, 20.0, 1.0);
+    assert!(world.last(1).iter().all(|it| it.saturated));
     // It goes away with the load, and does not leave its trace for long.
     world.queue.clear();
     world.play(150, 0.2, 1.0);
-    assert!(world.mean(10) <= 2.0 && world.last(10).iter().all(|it| it.needed <= 4), "{}", world.shown());
+    assert!(world.mean(10) <= 2.0, "{}", world.shown());
+    assert!(world.last(10).iter().all(|it| it.needed <= 4 && !it.saturated));
 }
