@@ -25,6 +25,13 @@ mod unit;
 pub use self::lock::{Fleet, Holder, LockError, fleets};
 pub use self::run::{Launch, run};
 
+/// The rules by which a master is kept alive, for the simulation in this repository's tests.
+#[doc(hidden)]
+pub mod core {
+    pub use crate::note::Note;
+    pub use crate::unit::{Action, Asker, Event, Exit, News, Request, Unit};
+}
+
 use roundsman_shared::exit;
 
 /// Why a supervisor did not begin.

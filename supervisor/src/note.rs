@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::unit::{Exit, MOST_RESTARTS, WINDOW};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Note {
+pub enum Note {
     Started {
         pid: u32,
     },

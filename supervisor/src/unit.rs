@@ -71,18 +71,18 @@ const ANSWER: Duration = Duration::from_secs(10);
 const MOST_RETIRED: usize = 4;
 
 /// Somebody who waits for an answer.
-pub(crate) type Asker = u64;
+pub type Asker = u64;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub enum Exit {
     Code(i32),
     Signal(i32),
 }
 
 /// What people ask of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Request {
+pub enum Request {
     /// Stop, and the second time at once.
     Stop { why: &'static str },
     /// The settings have changed, and are right.
@@ -106,7 +106,7 @@ pub(crate) enum Request {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
+pub enum Event {
     /// [`Action::Start`] was carried out.
     Started {
         heir: bool,
@@ -146,7 +146,7 @@ pub(crate) enum Event {
 
 /// What to tell the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum News {
+pub enum News {
     Ready {
         status: String,
     },
@@ -162,7 +162,7 @@ pub(crate) enum News {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Start a master and answer with [`Event::Started`] or [`Event::StartFailed`]; an heir from the program on disk.
     Start {
         heir: bool,
@@ -234,7 +234,7 @@ enum Wish {
 
 /// One master and what is wanted of it.
 #[derive(Debug)]
-pub(crate) struct Unit {
+pub struct Unit {
     master: Master,
     wish: Wish,
     /// The largest of all pools.
@@ -266,7 +266,7 @@ pub(crate) struct Unit {
 impl Unit {
     /// A unit that starts its first master at the first step.
     #[must_use]
-    pub(crate) const fn new(now: Mono, grace: Duration) -> Self {
+    pub const fn new(now: Mono, grace: Duration) -> Self {
         Self {
             master: Master::Due { at: now },
             wish: Wish::Serve,
@@ -288,7 +288,7 @@ impl Unit {
 
     /// When it must be stepped next at the latest; `None` once it is over.
     #[must_use]
-    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+    pub fn next_deadline(&self) -> Option<Mono> {
         let tick = self.seen + TICK;
         let own = match &self.master {
             Master::Finished => return None,
@@ -310,7 +310,7 @@ impl Unit {
 
     /// Whether the master has shown of late that its loop turns; one that has just started is given as long to.
     #[must_use]
-    pub(crate) fn is_fresh(&self, now: Mono) -> bool {
+    pub fn is_fresh(&self, now: Mono) -> bool {
         match &self.master {
             Master::Held(charge) => charge.is_fresh(now),
             Master::Due { .. } | Master::Starting => false,
@@ -335,7 +335,7 @@ impl Unit {
     }
 
     /// Takes one event in; what is to be done comes out, to be carried out in order.
-    pub(crate) fn step(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
         if self.master == Master::Finished {
             return;
         }

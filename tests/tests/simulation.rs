@@ -63,10 +63,11 @@ const fn name(bug: Planted) -> &'static str {
         Planted::ReleasedBeforeTheExit | Planted::LostLeaseIgnored | Planted::SweptTooSoon => "two at once",
         Planted::SweepsForgotten | Planted::DroppedAtTheStop => "stuck",
         Planted::WakesLost => "late",
-        Planted::OwnLatenessHeld => "killed",
+        Planted::OwnLatenessHeld | Planted::WatchesUnheard => "killed",
         Planted::AckedBeforeTheEnd => "no effect",
         Planted::Early => "early",
         Planted::GiveBacksCharged => "charged",
+        Planted::MastersNotReplaced => "unattended",
     }
 }
 

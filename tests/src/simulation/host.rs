@@ -1,5 +1,4 @@
-//! A host: its master, which is a pool of slots and what `fleet` and `run` of the real one do around it; and the delay
-//! until its supervisor has started another one.
+//! A host: its master, which is a pool of slots and what `fleet` and `run` of the real one do around it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use roundsman_shared::settings::Detection;
 use roundsman_shared::store::{Answer, Retention, SettleRequest};
 
 use super::Planted;
+use super::top::Top;
 use super::world::{MS, Nanos, Random, SECOND, US, What, World};
 
 const MAX: u32 = 4;
@@ -23,6 +23,7 @@ const WATCH: Nanos = 100 * MS;
 const LATE: Nanos = 100 * MS;
 
 pub(super) struct Host {
+    pub(super) top: Top,
     /// Counts its masters.
     pub(super) term: u64,
     pub(super) master: Option<Master>,
@@ -47,7 +48,7 @@ pub(super) struct Master {
 impl Host {
     pub(super) fn new(random: &mut Random) -> Self {
         let wanted = u32::try_from(random.between(1, u64::from(MAX) + 1)).unwrap_or(1);
-        Self { term: 0, master: None, frozen: 0, cut: 0, wanted }
+        Self { top: Top::default(), term: 0, master: None, frozen: 0, cut: 0, wanted }
     }
 }
 
@@ -86,27 +87,25 @@ impl World {
         self.soon(0, LOOK, What::Look { host, term });
     }
 
-    /// The master dies, and its workers notice.
+    /// The master is gone, and its workers notice.
     pub(super) fn master_down(&mut self, host: usize) {
-        if self.hosts[host].master.take().is_none() {
-            return;
-        }
-        self.hosts[host].frozen = 0;
+        self.hosts[host].master = None;
         for uid in self.alive(host).collect::<Vec<_>>() {
             self.soon(100 * US, 50 * MS, What::PipeClosed { uid });
         }
-        self.soon(20 * MS, 300 * MS, What::MasterUp { host });
     }
 
     /// All of it dies at once, and comes back; the last host sometimes for ever.
     pub(super) fn host_down(&mut self, host: usize) {
-        self.hosts[host].master = None;
-        self.hosts[host].frozen = 0;
+        let it = &mut self.hosts[host];
+        (it.master, it.frozen, it.top) = (None, 0, it.top.after_a_fall());
         for uid in self.alive(host).collect::<Vec<_>>() {
             self.dies(uid, Exit::Signal(9));
         }
         if host == 0 || !self.random.chance(50) {
-            self.soon(SECOND, 25 * SECOND, What::MasterUp { host });
+            self.soon(SECOND, 25 * SECOND, What::TopUp { host });
+        } else {
+            self.hosts[host].top.is_lost = true;
         }
     }
 

@@ -2,19 +2,19 @@
 //! the same seed gives the same course, so that whatever is found can be looked at again.
 //!
 //! ```text
-//! as they are    worker: Session     master: Pool with its slots, the verdicts on what the dead held
+//! as they are    supervisor: Unit    master: Pool with its slots, the verdicts on what the dead held    worker: Session
 //! as it is meant the store: crate::model
-//! played here    processes, pipes, the network, the clock, who falls over when (world, worker, host), and the judge
+//! played here    processes, pipes, the network, the clock, who falls over when (world, worker, host, top), and the judge
 //! ```
-//! A supervisor is only its delay until another master is there. What is not played: bytes, and how long things take to
-//! compute.
+//! What is not played: bytes, how long things take to compute, and stops and rolls.
 //!
 //! The judge looks on while it happens: no job starts before it is due, or while it runs elsewhere; nobody is killed who
-//! was not stuck; no delivery is charged that was only given back. And at the end, when all has healed: every job that was
-//! acknowledged has ended, once, as it should have, and the fleet serves what comes.
+//! was not stuck, worker or master; no delivery is charged that was only given back. And at the end, when all has healed: every job that was
+//! acknowledged has ended, once, as it should have, each host has a master, and the fleet serves what comes.
 
 mod host;
 mod judge;
+mod top;
 mod worker;
 mod world;
 
@@ -45,10 +45,14 @@ pub enum Planted {
     Early,
     /// What is given back is charged as if it had been tried.
     GiveBacksCharged,
+    /// No other master is started when one has died.
+    MastersNotReplaced,
+    /// A supervisor that stood still holds it against its master.
+    WatchesUnheard,
 }
 
 impl Planted {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::TokenNotCompared,
         Self::ReleasedBeforeTheExit,
         Self::LostLeaseIgnored,
@@ -60,6 +64,8 @@ impl Planted {
         Self::AckedBeforeTheEnd,
         Self::Early,
         Self::GiveBacksCharged,
+        Self::MastersNotReplaced,
+        Self::WatchesUnheard,
     ];
 }
 

@@ -12,6 +12,7 @@ use roundsman_shared::job::{Outcome, Policy};
 use roundsman_shared::names::{JobId, QueueName};
 use roundsman_shared::protocol::{FromChild, ToChild};
 use roundsman_shared::store::{Enqueued, PullRequest, RenewRequest, SettleRequest};
+use roundsman_supervisor::core::{Event as TopEvent, Exit as MasterExit};
 use roundsman_worker::core::{Event as SessionEvent, Seq};
 
 use super::host::Host;
@@ -167,8 +168,41 @@ pub(super) enum What {
         release: Box<Release>,
         request: Box<SettleRequest>,
     },
-    MasterUp {
+    // To a supervisor, and of its master as a process.
+    TopUp {
         host: usize,
+    },
+    TopTick {
+        host: usize,
+        top: u64,
+    },
+    MasterStarted {
+        host: usize,
+        top: u64,
+    },
+    MasterSays {
+        host: usize,
+        pid: u32,
+        line: Box<FromChild>,
+    },
+    MasterExited {
+        host: usize,
+        top: u64,
+        pid: u32,
+        exit: MasterExit,
+    },
+    MasterWelcome {
+        host: usize,
+        pid: u32,
+    },
+    MasterBeats {
+        host: usize,
+        pid: u32,
+    },
+    MasterDies {
+        host: usize,
+        pid: u32,
+        exit: MasterExit,
     },
 }
 
@@ -284,7 +318,7 @@ impl World {
     /// What comes in and what goes wrong, and when.
     fn plan(&mut self) {
         for host in 0..HOSTS {
-            self.at(self.now, What::MasterUp { host });
+            self.at(self.now, What::TopUp { host });
         }
         let jobs = self.random.between(20, 90);
         for number in 0..jobs {
@@ -355,6 +389,7 @@ impl World {
                 }
             }
         }
+        self.judge_tops();
         self.judge.verdict.lasted_ms = self.now / MS;
         self.judge.audit(&self.store, &self.queue, self.store_now(), &self.works);
         std::mem::take(&mut self.judge.verdict)
@@ -370,7 +405,15 @@ impl World {
             | What::Beat { uid }
             | What::End { uid, .. }
             | What::Answer { uid, .. } => self.processes[*uid].frozen,
-            What::Spawned { host, .. }
+            // Its timers go on though it hears nothing.
+            What::TopTick { .. } if self.planted == Some(Planted::WatchesUnheard) => 0,
+            What::TopTick { host, .. }
+            | What::MasterStarted { host, .. }
+            | What::MasterSays { host, .. }
+            | What::MasterExited { host, .. } => self.hosts[*host].top.frozen,
+            What::MasterWelcome { host, .. }
+            | What::MasterBeats { host, .. }
+            | What::Spawned { host, .. }
             | What::Watch { host, .. }
             | What::Look { host, .. }
             | What::Release { host, .. }
@@ -384,7 +427,8 @@ impl World {
             | What::Heal
             | What::Apply { .. }
             | What::Die { .. }
-            | What::MasterUp { .. } => 0,
+            | What::TopUp { .. }
+            | What::MasterDies { .. } => 0,
         };
         (until > self.now).then_some(until)
     }
@@ -418,7 +462,16 @@ impl World {
             What::Look { host, term } => self.looks(host, term),
             What::Release { host, term, release } => self.releases(host, term, *release),
             What::Settle { host, term, release, request } => self.settles(host, term, *release, &request),
-            What::MasterUp { host } => self.master_up(host),
+            What::TopUp { host } => self.top_up(host),
+            What::TopTick { host, top } => self.top_ticks(host, top),
+            What::MasterStarted { host, top } => self.master_started(host, top),
+            What::MasterSays { host, pid, line } => self.master_says(host, pid, *line),
+            What::MasterExited { host, top, pid, exit } => {
+                self.top_hears(host, top, TopEvent::Exited { pid, exit });
+            }
+            What::MasterWelcome { host, pid } => self.master_is_welcome(host, pid),
+            What::MasterBeats { host, pid } => self.master_beats(host, pid),
+            What::MasterDies { host, pid, exit } => self.master_dies(host, pid, exit),
         }
     }
 
@@ -477,20 +530,33 @@ impl World {
                     self.processes[uid].freeze(until);
                 }
             }
-            45..57 => self.master_down(host),
-            57..65 => {
-                // For longer than the supervisor bears it, it would be killed.
-                let until = self.now + self.random.between(SECOND, 9_900 * MS);
-                self.hosts[host].frozen = until;
+            45..54 => {
+                let crashed = self.random.chance(50);
+                let exit = if crashed { MasterExit::Code(1) } else { MasterExit::Signal(9) };
+                if let Some(pid) = self.master_pid(host) {
+                    self.master_dies(host, pid, exit);
+                }
             }
-            65..75 => self.host_down(host),
-            75..85 => self.hosts[host].cut = self.now + self.random.between(SECOND / 2, 25 * SECOND),
+            54..62 => {
+                // In some of these for longer than its supervisor bears it.
+                let until = self.now + self.random.between(SECOND, 25 * SECOND);
+                self.hosts[host].frozen = until;
+                self.hosts[host].top.suspicious = true;
+            }
+            62..66 => self.top_down(host),
+            66..70 => {
+                let until = self.now + self.random.between(SECOND, 25 * SECOND);
+                self.hosts[host].top.frozen = until;
+            }
+            70..77 => self.host_down(host),
+            77..85 => self.hosts[host].cut = self.now + self.random.between(SECOND / 2, 25 * SECOND),
             85..92 => self.store_away = self.now + self.random.between(SECOND / 10, 25 * SECOND),
             92..96 => self.lossy = self.now + self.random.between(SECOND, 10 * SECOND),
             _ => {
                 // The whole host stands still.
                 let until = self.now + self.random.between(SECOND, 25 * SECOND);
                 self.hosts[host].frozen = until;
+                self.hosts[host].top.frozen = until;
                 for uid in self.alive(host).collect::<Vec<_>>() {
                     self.processes[uid].freeze(until);
                 }
