@@ -192,6 +192,7 @@ impl Crew {
             let labels = [name, direction, self.decision.reason.as_str()];
             figures.count(Metric::ScaleDecisions, &labels, 1);
             tracing::debug!(
+                pool = name,
                 target = self.decision.target,
                 why = self.decision.why,
                 "another number of workers"

@@ -644,7 +644,10 @@ impl Fleet {
                     if let Some(crew) = self.crews.get_mut(pool)
                         && let Some(life) = crew.pool.slots.get(&number).and_then(Slot::life)
                     {
-                        crew.load.started(now.since(life.since));
+                        let took = now.since(life.since);
+                        let took_ms = took.as_secs_f64() * 1000.0;
+                        tracing::debug!(worker = format!("{pool}/{number}"), took_ms, "it is ready");
+                        crew.load.started(took);
                     }
                     self.greet(pool, number, now);
                 }

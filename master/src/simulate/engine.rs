@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
+use super::figures::Figures;
 use super::random::Random;
 use super::trace::{Fault, Trace};
 
@@ -28,6 +29,9 @@ pub struct Style {
     pub surges: bool,
     /// It looks when a job comes and finds nobody idle, though not sooner than it looks where jobs wait.
     pub is_woken: bool,
+    /// A job is handed to whoever became idle last, so that who is not needed stays idle; else to whoever did first, as a
+    /// blocked pull does.
+    pub last_first: bool,
 }
 
 /// What is known at one moment.
@@ -50,6 +54,8 @@ pub struct View<'v> {
     pub booting: u32,
     /// Starts that failed and workers that died so far.
     pub failures: u64,
+    /// A worker has become ready, so that it is known how long that takes.
+    pub has_booted: bool,
     /// What was wanted last.
     pub target: u32,
     /// When the timers fall due that are known of.
@@ -75,29 +81,6 @@ pub trait Controller {
     fn bursts(&self) -> bool {
         false
     }
-}
-
-/// What came of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Figures {
-    pub jobs: usize,
-    /// The share of jobs that waited longer than the objective.
-    pub missed: f64,
-    /// Seconds from due to start.
-    pub wait_p50: f64,
-    pub wait_p99: f64,
-    pub wait_max: f64,
-    /// Seconds that workers existed, as a multiple of the seconds that their jobs ran (in all slots).
-    pub cost: f64,
-    pub worker_seconds: f64,
-    pub starts: usize,
-    /// Times that another number was wanted.
-    pub decisions: usize,
-    /// Of these, those that took back another within ten seconds, bursts and the first worker aside.
-    pub reversals: usize,
-    pub most: u32,
-    /// Seconds from the first job to the last end.
-    pub lasted: f64,
 }
 
 /// A moment of the course, for a plot: seconds, waiting jobs, workers, and how long the first in the row has waited.
@@ -171,9 +154,11 @@ impl Eq for Event {}
 
 #[derive(Debug, Clone, Copy)]
 struct Job {
+    /// Its place in the trace, also when it has come back.
+    number: usize,
     due: f64,
     service: f64,
-    failures: i32,
+    failures: u32,
     has_started: bool,
 }
 
@@ -228,6 +213,7 @@ struct Engine<'e> {
     filled: f64,
     failed: Option<f64>,
     failures: u64,
+    has_booted: bool,
     arrived: u64,
     finished: u64,
     lately: VecDeque<f64>,
@@ -244,7 +230,8 @@ struct Engine<'e> {
 
 impl<'e> Engine<'e> {
     fn new(trace: &'e Trace, setting: &'e Setting, style: Style, seed: u64) -> Self {
-        let job = |arrival: &super::trace::Arrival| Job {
+        let job = |(number, arrival): (usize, &super::trace::Arrival)| Job {
+            number,
             due: arrival.due,
             service: arrival.service,
             failures: 0,
@@ -258,7 +245,7 @@ impl<'e> Engine<'e> {
             now: 0.0,
             events: BinaryHeap::new(),
             number: 0,
-            jobs: trace.jobs.iter().map(job).collect(),
+            jobs: trace.jobs.iter().enumerate().map(job).collect(),
             timers: trace.jobs.iter().filter(|job| job.is_timer).map(|job| job.due).collect(),
             ready: VecDeque::new(),
             workers: BTreeMap::new(),
@@ -269,6 +256,7 @@ impl<'e> Engine<'e> {
             filled: 0.0,
             failed: None,
             failures: 0,
+            has_booted: false,
             arrived: 0,
             finished: 0,
             lately: VecDeque::new(),
@@ -365,6 +353,7 @@ impl<'e> Engine<'e> {
             workers: self.count(Stage::Serving),
             booting: self.count(Stage::Booting),
             failures: self.failures,
+            has_booted: self.has_booted,
             target: self.target,
             timers: &self.timers,
         };
@@ -390,13 +379,15 @@ impl<'e> Engine<'e> {
     /// Hands what waits to who is free.
     fn serve(&mut self) {
         while let Some(job) = self.ready.front().copied() {
-            let slots = self.setting.slots;
+            let (slots, last_first) = (self.setting.slots, self.style.last_first);
             let free = self
                 .workers
                 .iter_mut()
                 .filter(|(_, worker)| worker.stage == Stage::Serving && worker.running < slots)
-                // As a blocked pull does: whoever has waited longest is served first.
-                .min_by(|(_, a), (_, b)| a.idle_since.total_cmp(&b.idle_since));
+                .min_by(|(_, a), (_, b)| {
+                    let order = a.idle_since.total_cmp(&b.idle_since);
+                    if last_first { order.reverse() } else { order }
+                });
             let Some((id, worker)) = free else { return };
             self.ready.pop_front();
             worker.running += 1;
@@ -411,20 +402,11 @@ impl<'e> Engine<'e> {
             job.has_started = true;
             self.waits.push(self.now - job.due);
         }
-        let mut service = job.service;
-        let at_once = self.runs.len() + 1;
-        let mut lives = None;
-        for fault in &self.trace.faults {
-            match fault {
-                Fault::Slow { span, times } if span.holds(self.now) => service *= times,
-                Fault::Saturated { at_once: most } => service *= (at_once as f64 / f64::from(*most)).max(1.0),
-                Fault::Crashing { span, lives: mean, .. } if span.holds(self.now) => lives = Some(*mean),
-                Fault::Slow { .. }
-                | Fault::Crashing { .. }
-                | Fault::Failing { .. }
-                | Fault::Deploy { .. } => {}
-            }
-        }
+        let service = self.trace.takes(job.service, self.now, self.runs.len() + 1);
+        let lives = self.trace.faults.iter().find_map(|fault| match fault {
+            Fault::Crashing { span, lives, .. } if span.holds(self.now) => Some(*lives),
+            _ => None,
+        });
         let dies = lives.map(|mean| self.random.exponential(mean)).filter(|after| *after < service);
         let (after, is_death) = dies.map_or((service, false), |after| (after, true));
         self.number += 1;
@@ -449,19 +431,11 @@ impl<'e> Engine<'e> {
         }
         self.let_leave();
         let Some(job) = self.jobs.get(job).copied() else { return };
-        for fault in &self.trace.faults {
-            if let Fault::Failing { span, share } = fault
-                && span.holds(self.now)
-                && job.failures < 4
-                && self.random.chance(*share)
-            {
-                let pause = 5.0 * 2.0_f64.powi(job.failures) * (0.75 + 0.5 * self.random.fraction());
-                let again =
-                    Job { due: self.now + pause, failures: job.failures + 1, has_started: false, ..job };
-                self.jobs.push(again);
-                self.open += 1;
-                self.at(again.due, What::Due(self.jobs.len() - 1));
-            }
+        if let Some(pause) = self.trace.comes_back(job.number, job.failures, self.now) {
+            let again = Job { due: self.now + pause, failures: job.failures + 1, has_started: false, ..job };
+            self.jobs.push(again);
+            self.open += 1;
+            self.at(again.due, What::Due(self.jobs.len() - 1));
         }
     }
 
@@ -502,6 +476,7 @@ impl<'e> Engine<'e> {
         {
             worker.stage = Stage::Serving;
             worker.idle_since = self.now;
+            self.has_booted = true;
         }
         let old = self
             .workers
@@ -607,13 +582,6 @@ impl<'e> Engine<'e> {
                 self.waits.push(self.now - job.due);
             }
         }
-        self.waits.sort_by(f64::total_cmp);
-        let jobs = self.waits.len();
-        let share = |share: f64| {
-            let place = ((jobs as f64 * share).ceil() as usize).clamp(1, jobs.max(1)) - 1;
-            self.waits.get(place).copied().unwrap_or_default()
-        };
-        let missed = self.waits.iter().filter(|wait| **wait > self.setting.target_wait).count();
         let back = |pair: &&[Turn]| match pair {
             [first, then] => {
                 first.rose != then.rose && then.at - first.at < 10.0 - 1e-6 && !first.bursts && !then.bursts
@@ -621,11 +589,6 @@ impl<'e> Engine<'e> {
             _ => false,
         };
         Figures {
-            jobs,
-            missed: missed as f64 / jobs.max(1) as f64,
-            wait_p50: share(0.5),
-            wait_p99: share(0.99),
-            wait_max: self.waits.last().copied().unwrap_or_default(),
             cost: self.worker_seconds * f64::from(self.setting.slots.max(1)) / self.work.max(1e-9),
             worker_seconds: self.worker_seconds,
             starts: self.starts,
@@ -633,6 +596,7 @@ impl<'e> Engine<'e> {
             reversals: self.turns.windows(2).filter(back).count(),
             most: self.most,
             lasted: self.now,
+            ..Figures::of_waits(std::mem::take(&mut self.waits), self.setting.target_wait)
         }
     }
 }

@@ -8,7 +8,7 @@ struct Fixed(u32);
 
 impl Controller for Fixed {
     fn style(&self) -> Style {
-        Style { idle_for: Some(0.0), surges: true, is_woken: true }
+        Style { idle_for: Some(0.0), surges: true, is_woken: true, last_first: false }
     }
 
     fn pause(&self, _: usize) -> f64 {
@@ -27,7 +27,7 @@ fn trace(jobs: impl IntoIterator<Item = (f64, f64)>, faults: Vec<Fault>) -> Trac
     let arrival = |(due, service)| Arrival { due, service, is_timer: false };
     let jobs: Vec<Arrival> = jobs.into_iter().map(arrival).collect();
     let lasts = jobs.last().map_or(0.0, |job| job.due);
-    Trace { name: "test", jobs, faults, lasts }
+    Trace { name: "test", seed: 1, jobs, faults, lasts }
 }
 
 /// The waits in an M/M/1 queue of load 0.8 are known: P(W > t) = 0.8 e^(-0.2 t), in units of the service time.

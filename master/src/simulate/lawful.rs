@@ -6,7 +6,7 @@ use roundsman_shared::clock::Mono;
 
 use super::engine::{Controller, Style, View};
 use crate::pool::IDLE_HOLD;
-use crate::scale::{Bound, Elsewhere, Inputs, Law, Limits, ahead};
+use crate::scale::{Bound, Elsewhere, Inputs, Law, Limits, UNKNOWN_BOOT, ahead};
 
 /// Between two looks, as the fleet takes them.
 const LOOK: f64 = 1.0;
@@ -22,7 +22,7 @@ pub struct Lawful {
 
 impl Controller for Lawful {
     fn style(&self) -> Style {
-        Style { idle_for: Some(IDLE_HOLD.as_secs_f64()), surges: true, is_woken: true }
+        Style { idle_for: Some(IDLE_HOLD.as_secs_f64()), surges: true, is_woken: true, last_first: true }
     }
 
     fn pause(&self, ready: usize) -> f64 {
@@ -38,7 +38,7 @@ impl Controller for Lawful {
         let new = usize::try_from(view.finished - self.finished).unwrap_or(usize::MAX);
         self.finished = view.finished;
         let took: Vec<f64> = view.lately.iter().rev().take(new).rev().copied().collect();
-        let boot = Duration::from_secs_f64(setting.boot);
+        let boot = if view.has_booted { Duration::from_secs_f64(setting.boot) } else { UNKNOWN_BOOT };
         let inputs = Inputs {
             ready: view.ready as u64,
             oldest: Duration::from_secs_f64(view.oldest.max(0.0)),
