@@ -101,6 +101,11 @@ impl Process {
     }
 
     #[must_use]
+    pub fn threads(self) -> Option<usize> {
+        Some(fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?.count())
+    }
+
+    #[must_use]
     pub fn children(self) -> Vec<Self> {
         if self.stat().is_none() {
             return Vec::new();

@@ -117,6 +117,12 @@ impl Site {
         Ok(site)
     }
 
+    /// The same folder, with another binary for what is run from here.
+    #[must_use]
+    pub fn with(&self, binary: PathBuf) -> Self {
+        Self { binary, folder: self.folder.clone() }
+    }
+
     /// Replaces `roundsman.toml`; a running fleet sees it at its next reload.
     ///
     /// # Errors

@@ -1,13 +1,15 @@
 //! A worker for chaos runs, on the public handler API: does what its payload says and writes what it does.
 //!
 //! ```json
-//! {"n":17,"ms":25,"fails":1,"then":2}
+//! {"n":17,"ms":25,"fails":1,"then":2,"harm":"abort"}
 //! ```
 //!
-//! sleeps 25 ms, fails its first attempt, and returns two follow-up jobs for the queue `next` when it succeeds.
+//! sleeps 25 ms, fails its first attempt, returns two follow-up jobs for the queue `next` when it succeeds, and does harm
+//! to its worker on the way.
 //! `chaos-worker HISTORY` appends to a history of its own in that folder; a line is one write, so it survives the
 //! SIGKILL that is meant for it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +17,9 @@ use std::time::Duration;
 
 use roundsman_shared::job::record;
 use roundsman_shared::names::QueueName;
-use roundsman_tests::history::{Enqueue, Event, HistoryWriter, Outcome, digest};
+use roundsman_tests::history::{Enqueue, Event, Fault, HistoryWriter, Outcome, digest};
+use roundsman_tests::proc::Process;
+use roundsman_tests::spawn;
 use roundsman_worker::{Context, Failure, FollowUp, Job, Output, Worker};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -23,6 +27,9 @@ use serde_json::value::RawValue;
 /// Where follow-ups go.
 const NEXT: &str = "next";
 const AGAIN: Duration = Duration::from_millis(20);
+/// Bytes.
+const FLOOD: usize = 64 << 20;
+const BLOAT: usize = 600 << 20;
 
 #[derive(Debug, Deserialize)]
 struct Work {
@@ -35,9 +42,65 @@ struct Work {
     /// So many follow-ups.
     #[serde(default)]
     then: usize,
+    harm: Option<Harm>,
     #[expect(dead_code, reason = "only to make the job longer")]
     #[serde(default)]
     padding: String,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Harm {
+    /// It never gives its thread back.
+    Spin,
+    Abort,
+    /// It leaves as if all were well.
+    Exit,
+    /// More on standard error than anybody wants to read.
+    Flood,
+    /// More memory than its pool allows.
+    Bloat,
+    /// A child that outlives it, and holds its output open.
+    Leave,
+}
+
+impl Harm {
+    fn make(self, history: &HistoryWriter) -> std::io::Result<()> {
+        match self {
+            Self::Spin => {
+                let own = Process::own();
+                let (target_pid, target_start) = (Some(own.pid), Some(own.start));
+                history.record(Event::Fault { fault: Fault::Hang, target_pid, target_start, role: None })?;
+                loop {
+                    std::hint::spin_loop();
+                }
+            }
+            Self::Abort => std::process::abort(),
+            #[expect(clippy::disallowed_methods, reason = "that is the harm")]
+            Self::Exit => std::process::exit(0),
+            Self::Flood => {
+                let line = [b'x'; 1023];
+                let mut stderr = std::io::stderr().lock();
+                for _ in 0..FLOOD / 1024 {
+                    stderr.write_all(&line)?;
+                    stderr.write_all(b"\n")?;
+                }
+                Ok(())
+            }
+            Self::Bloat => {
+                let held = vec![1_u8; BLOAT];
+                // A look at its memory comes with each beat.
+                std::thread::sleep(Duration::from_secs(3));
+                drop(std::hint::black_box(held));
+                Ok(())
+            }
+            Self::Leave => {
+                let mut command = spawn::command("sleep");
+                command.arg("3600");
+                spawn::start(command).map(drop)
+            }
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -57,6 +120,9 @@ async fn work(history: Arc<HistoryWriter>, job: Job<Box<RawValue>>) -> Result<Ou
     let run = Run::start(history, &job)?;
     let work: Work = serde_json::from_str(job.payload.get())?;
     tokio::time::sleep(Duration::from_millis(work.ms)).await;
+    if let Some(harm) = work.harm {
+        harm.make(&run.history)?;
+    }
     run.history.record(Event::Effect {
         queue: job.queue.to_string(),
         id: job.id.to_string(),

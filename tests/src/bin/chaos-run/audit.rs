@@ -11,7 +11,7 @@ use roundsman_tests::time;
 
 use crate::Failure;
 use crate::report::Report;
-use crate::stand::{NEXT, QUEUE, Stand, queue};
+use crate::stand::{QUEUES, Stand, queue};
 
 const LOOK: Duration = Duration::from_millis(50);
 /// After the last job, for what may still come of it.
@@ -69,7 +69,7 @@ impl Counted {
 /// Waits until nothing is left to do. Answers whether that came in time.
 pub(crate) async fn drained(store: &Store, deadline: Duration) -> Result<bool, Failure> {
     let end = time::mono() + deadline;
-    let queues = [queue(QUEUE)?, queue(NEXT)?];
+    let queues = QUEUES.map(queue).into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut quiet = 0;
     while time::mono() < end {
         let mut left = 0;
@@ -99,7 +99,7 @@ pub(crate) fn audit(
     let mut counted = Counted::default();
     stand.writer.record(Event::AuditPass { audit: 1, drained })?;
     stand.runtime.block_on(async {
-        for name in [QUEUE, NEXT] {
+        for name in QUEUES {
             let queue = queue(name)?;
             for state in [
                 State::Scheduled,

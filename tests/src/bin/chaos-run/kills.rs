@@ -68,7 +68,8 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
             Err(_) => Err("the producer panicked".into()),
         }
     })?;
-    let deadline = DRAIN + Duration::from_millis(jobs);
+    // What the slots need for all of it, since kills may be over long before.
+    let deadline = DRAIN + Duration::from_millis(jobs * 3);
     let drained = stand.runtime.block_on(drained(&store, deadline))?;
 
     let mut report = Report::new("kills");

@@ -7,6 +7,8 @@
 //! chaos-run pauses         workers, the master, the store and the whole tree stopped and let go on
 //! chaos-run calm           idle workers, a long job, a busy machine and a stepped clock: nobody may be killed
 //! chaos-run full           the store at its memory limit, with a backlog to drain
+//! chaos-run rolls          deploys and reloads under load, some of programs that are no good
+//! chaos-run soak           all sorts of faults at once, for an hour; what the fleet holds stays
 //! chaos-run outages        kill -9 of a store that had acknowledged
 //! chaos-run amqp           channels closed by the broker and kill -9 of the broker, while messages are taken in
 //! ```
@@ -25,8 +27,11 @@ mod options;
 mod outages;
 mod pauses;
 mod report;
+mod rolls;
+mod soak;
 mod stand;
 mod symbolicate;
+mod vitals;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -37,8 +42,8 @@ use crate::report::Report;
 /// Whatever keeps a run from being made; a broken promise is no error but a part of the report.
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: chaos-run symbolicate|handover|kills|pauses|calm|full|outages|amqp [--jobs N] [--kills K] [--channel-kills K] [--broker-kills K] [--every MS] \
-[--seed S] [--store redis|sqlite] [--row NAME] [--seconds N] [--keep FOLDER]";
+const USAGE: &str = "usage: chaos-run symbolicate|handover|kills|pauses|calm|rolls|soak|full|outages|amqp [--jobs N] [--kills K] [--channel-kills K] [--broker-kills K] [--every MS] \
+[--seed S] [--store redis|sqlite] [--row NAME] [--rolls N] [--seconds N | --minutes N] [--keep FOLDER]";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
         "pauses" => pauses::run(&options),
         "calm" => calm::run(&options).map(|report| vec![report]),
         "full" => full::run(&options).map(|report| vec![report]),
+        "rolls" => rolls::run(&options).map(|report| vec![report]),
+        "soak" => soak::run(&options).map(|report| vec![report]),
         "outages" => outages::run(&options).map(|report| vec![report]),
         "amqp" => amqp::run(&options).map(|report| vec![report]),
         other => return refuse(&format!("no run {other:?}")),

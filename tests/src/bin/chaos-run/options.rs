@@ -15,13 +15,14 @@ pub(crate) struct Options {
     pub(crate) kills: Option<u64>,
     pub(crate) channel_kills: Option<u64>,
     pub(crate) broker_kills: Option<u64>,
+    pub(crate) rolls: Option<u64>,
     /// Between two faults, on average.
     pub(crate) every: Option<Duration>,
     pub(crate) seed: u64,
     pub(crate) store: StoreKind,
     /// Of a matrix.
     pub(crate) row: Option<String>,
-    /// How long a pause lasts, in place of the row's own.
+    /// How long a pause or the whole run lasts, in place of its own.
     pub(crate) pause: Option<Duration>,
     /// Where the histories are kept.
     pub(crate) keep: Option<PathBuf>,
@@ -34,6 +35,7 @@ impl Options {
             kills: None,
             channel_kills: None,
             broker_kills: None,
+            rolls: None,
             every: None,
             seed: 1,
             store: StoreKind::Redis,
@@ -53,6 +55,8 @@ impl Options {
                 "--seed" => options.seed = number()?,
                 "--row" => options.row = Some(value),
                 "--seconds" => options.pause = Some(Duration::from_secs(number()?)),
+                "--minutes" => options.pause = Some(Duration::from_secs(number()? * 60)),
+                "--rolls" => options.rolls = Some(number()?),
                 "--keep" => options.keep = Some(PathBuf::from(value)),
                 "--store" => {
                     options.store = match value.as_str() {

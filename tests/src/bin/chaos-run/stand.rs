@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use roundsman_shared::names::{Namespace, QueueName};
 use roundsman_shared::store::{Store, StoreConfig, StoreError, StorePlace};
+use roundsman_tests::cable::Cable;
 use roundsman_tests::checker::{Tolerances, check_folder};
 use roundsman_tests::history::HistoryWriter;
 use roundsman_tests::redis_server::{RedisOptions, RedisServer};
@@ -25,6 +26,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(15);
 /// The queue that runs enqueue to, and that of follow-ups.
 pub(crate) const QUEUE: &str = "chaos";
 pub(crate) const NEXT: &str = "next";
+/// Of jobs that do harm to their workers.
+pub(crate) const HARM: &str = "harm";
+pub(crate) const QUEUES: [&str; 3] = [QUEUE, NEXT, HARM];
 const STOP: Duration = Duration::from_secs(20);
 /// A second supervisor is refused until the first one's tree has let go of the host.
 const UP_AGAIN: Duration = Duration::from_secs(60);
@@ -33,6 +37,8 @@ pub(crate) struct Stand {
     /// The last is the present one; those before were killed. Dropped first.
     fleets: Vec<Up>,
     pub(crate) server: Option<RedisServer>,
+    /// Between the fleet and the server, where that is wanted.
+    pub(crate) cable: Option<Cable>,
     pub(crate) site: Site,
     pub(crate) config: StoreConfig,
     pub(crate) history: PathBuf,
@@ -57,6 +63,12 @@ pub(crate) struct Plan {
     pub(crate) keep: u64,
     /// Of jobs, in place of the default.
     pub(crate) timeout: Option<Duration>,
+    /// A copy of the binary, which may be replaced.
+    pub(crate) binary: Option<PathBuf>,
+    /// The fleet reaches the server by a cable; this run does without.
+    pub(crate) cable: bool,
+    /// A pool for [`HARM`].
+    pub(crate) harm: bool,
     /// Further settings.
     pub(crate) settings: String,
 }
@@ -67,12 +79,21 @@ impl Stand {
         let history = options.keep.clone().unwrap_or_else(|| folder.path().join("history"));
         let writer = HistoryWriter::create(&history, "runner")?;
         // SQLite's file lies in the site's own folder, which is known only when the site is.
-        let site = Site::new("")?;
+        let site = match &plan.binary {
+            Some(binary) => Site::with_binary(binary.clone(), "")?,
+            None => Site::new("")?,
+        };
+        let mut cable = None;
         let (server, place, url) = match options.store {
             StoreKind::Redis => {
                 let server = RedisServer::start(plan.redis.clone())?;
-                let url = server.url();
-                (Some(server), StorePlace::Redis(url.clone()), url)
+                let (direct, mut url) = (server.url(), server.url());
+                if plan.cable {
+                    let made = Cable::start(server.port())?;
+                    url = url.replace(&server.port().to_string(), &made.port().to_string());
+                    cable = Some(made);
+                }
+                (Some(server), StorePlace::Redis(direct), url)
             }
             StoreKind::Sqlite => {
                 let folder = plan.sqlite.clone().unwrap_or_else(|| site.work());
@@ -90,7 +111,14 @@ impl Stand {
             "[store]\nurl = {url:?}\nlease = \"15s\"\n[pools.default]\nqueues = [{QUEUE:?}, {NEXT:?}]\n\
              min_workers = 4\nmax_workers = 4\nslots = {slots}\ngrace = \"5s\"\ncommand = {command:?}\n"
         );
-        for queue in [QUEUE, NEXT] {
+        if plan.harm {
+            writeln!(
+                settings,
+                "[pools.harm]\nqueues = [{HARM:?}]\nmin_workers = 1\nmax_workers = 1\ngrace = \"5s\"\n\
+                 command = {command:?}"
+            )?;
+        }
+        for queue in QUEUES {
             writeln!(
                 settings,
                 "[queues.{queue}]\nkeep_done = \"24h\"\nkeep_done_max = {keep}\nkeep_dead_max = {keep}\n\
@@ -107,6 +135,7 @@ impl Stand {
         Ok(Self {
             fleets: Vec::new(),
             server,
+            cable,
             site,
             config,
             history,
