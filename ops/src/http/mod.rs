@@ -50,6 +50,9 @@ use crate::part::{self, Part, Policies, Stop, Watched};
 
 /// Between tries to bind the address, or to open the store.
 const RETRY: Duration = Duration::from_millis(500);
+/// The address is listened on when the store is open, or after so long, to say that it is away: whoever calls in between is
+/// answered by the process before, where that still serves.
+const OPEN_WITHIN: Duration = Duration::from_secs(2);
 /// How long a queue's live settings are believed.
 const LIVE_FOR: Duration = Duration::from_secs(1);
 /// Queues whose live settings are remembered.
@@ -72,6 +75,14 @@ async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
         Ok(tls) => tls,
         Err(why) => return (exit::CONFIG, why),
     };
+    let api = Arc::new(Api::new(&spec, assignment.lease, part.policies(), part.watched()));
+    let mut opening = tokio::spawn(api.clone().open(assignment));
+    tokio::select! {
+        _ = &mut opening => {}
+        told = part.starting(OPEN_WITHIN) => if told.is_some() {
+            return (exit::OK, "told to stop".to_owned());
+        },
+    }
     let mut said = false;
     let listener = loop {
         match server::listen(spec.listen, spec.beside) {
@@ -92,8 +103,6 @@ async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("the API is at {scheme}://{}", spec.listen);
-    let api = Arc::new(Api::new(&spec, assignment.lease, part.policies(), part.watched()));
-    tokio::spawn(api.clone().open(assignment));
     tokio::spawn(api.clone().watch());
     part.ready();
     let (stop, stopped) = watch::channel(false);
