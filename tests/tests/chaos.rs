@@ -77,3 +77,23 @@ fn sqlite_no_message_is_lost_or_taken_twice_when_channels_and_the_broker_are_kil
 fn redis_what_was_acknowledged_survives_the_death_of_the_store() {
     kept(&["outages", "--jobs", "500", "--kills", "3", "--every", "1000", "--store", "redis"]);
 }
+
+#[test]
+fn redis_deploys_and_reloads_lose_and_repeat_nothing() {
+    kept(&["rolls", "--rolls", "20", "--store", "redis"]);
+}
+
+#[test]
+fn sqlite_deploys_and_reloads_lose_and_repeat_nothing() {
+    kept(&["rolls", "--rolls", "20", "--store", "sqlite"]);
+}
+
+#[test]
+fn redis_a_minute_of_all_sorts_of_faults_costs_nothing() {
+    kept(&["soak", "--seconds", "60", "--store", "redis"]);
+}
+
+#[test]
+fn sqlite_a_minute_of_all_sorts_of_faults_costs_nothing() {
+    kept(&["soak", "--seconds", "60", "--store", "sqlite"]);
+}

@@ -66,6 +66,30 @@ impl Counted {
     }
 }
 
+/// From the moment when each job was due to its first start, in milliseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Waits(Vec<i64>);
+
+impl Waits {
+    pub(crate) fn note(&mut self, job: &JobView) {
+        let started = job.attempts.first().and_then(|attempt| attempt.started);
+        self.0.extend(started.map(|started| started - job.due));
+    }
+
+    pub(crate) fn most(&self) -> i64 {
+        self.0.iter().copied().max().unwrap_or(0)
+    }
+
+    pub(crate) fn tell(&mut self, report: &mut Report) {
+        self.0.sort_unstable();
+        let at = |share: usize| {
+            let last = self.0.len().saturating_sub(1);
+            self.0.get((self.0.len() * share / 100).min(last)).copied().unwrap_or(0)
+        };
+        report.figure("waits p50 / p99 / most", format!("{} / {} / {} ms", at(50), at(99), self.most()));
+    }
+}
+
 /// Waits until nothing is left to do. Answers whether that came in time.
 pub(crate) async fn drained(store: &Store, deadline: Duration) -> Result<bool, Failure> {
     let end = time::mono() + deadline;

@@ -3,7 +3,6 @@
 //! stuck, nobody may die, and every job runs once.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,9 +13,9 @@ use roundsman_tests::tree::UpOptions;
 use rustix::process::Signal;
 
 use crate::Failure;
-use crate::audit::{audit, drained};
+use crate::audit::{Waits, audit, drained};
 use crate::load::{self, Order};
-use crate::nemesis::{Tree, Watcher};
+use crate::nemesis::{Crowd, Tree, Watcher};
 use crate::options::{Options, StoreKind};
 use crate::report::Report;
 use crate::stand::{Plan, QUEUE, Stand, queue};
@@ -24,8 +23,6 @@ use crate::stand::{Plan, QUEUE, Stand, queue};
 const SPAN: Duration = Duration::from_secs(600);
 /// Between two short jobs, which the same worker runs: the others stay idle.
 const PACE: Duration = Duration::from_secs(1);
-/// Programs that want a processor, each all of it.
-const BURNERS: usize = 4;
 const HOUR_S: i64 = 3_600;
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -93,23 +90,6 @@ impl WallClock {
     }
 }
 
-/// Ends with the run.
-struct Burner(Child);
-
-impl Burner {
-    fn start() -> std::io::Result<Self> {
-        let mut command = spawn::bound_command("sh");
-        command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
-        spawn::start(command).map(Self)
-    }
-}
-
-impl Drop for Burner {
-    fn drop(&mut self) {
-        let _ = (self.0.kill(), self.0.wait());
-    }
-}
-
 pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let span = options.pause.unwrap_or(SPAN);
     let keep = span.as_secs() + 10;
@@ -126,7 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     let supervisor = stand.fleet()?.supervisor();
     let before = Tree::of(supervisor);
     let watcher = Watcher::start(stand.history.clone())?;
-    let burners = (0..BURNERS).map(|_| Burner::start()).collect::<Result<Vec<_>, _>>()?;
+    let crowd = Crowd::start()?;
     let over = AtomicBool::new(false);
     let runtime = stand.runtime.clone();
     std::thread::scope(|scope| -> Result<(), Failure> {
@@ -141,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
         producing.join().map_err(|_panic| "the producer panicked")??;
         walked
     })?;
-    drop(burners);
+    drop(crowd);
     let drained = stand.runtime.block_on(drained(&store, DRAIN))?;
     let after = Tree::of(supervisor);
 
@@ -153,10 +133,9 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     report.demand(before.workers.len() >= 4 && before.workers == after.workers, || {
         format!("workers and parts were {:?}, and are {:?}", before.workers, after.workers)
     });
-    let mut waits = Vec::new();
+    let mut waits = Waits::default();
     let counted = audit(&stand, &store, drained, |job| {
-        let started = job.attempts.first().and_then(|attempt| attempt.started);
-        waits.extend(started.map(|started| started - job.due));
+        waits.note(job);
         Ok(())
     })?;
     let stepped = clock.is_some();
@@ -167,9 +146,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     stand.stop(&mut report)?;
     stand.demand_taken_for_stuck(0, &mut report);
     watcher.end()?;
-    waits.sort_unstable();
-    let wait = |share: usize| waits.get((waits.len() * share / 100).min(waits.len() - 1)).copied();
-    report.figure("waits p50 / p99 / most", format!("{:?} / {:?} / {:?} ms", wait(50), wait(99), wait(100)));
+    waits.tell(&mut report);
     counted.tell(&mut report);
     counted.demand_all_done(&mut report);
     report.demand(counted.most == 1, || format!("a job had {} deliveries", counted.most));

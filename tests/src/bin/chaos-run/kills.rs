@@ -13,7 +13,7 @@ use crate::audit::{audit, drained};
 use crate::load::{self, Order};
 use crate::nemesis::{Tree, Watcher, strike};
 use crate::options::{Options, Random};
-use crate::report::Report;
+use crate::report::{Report, spread};
 use crate::stand::{Plan, QUEUE, Stand, queue};
 
 const JOBS: u64 = 3_000;
@@ -74,8 +74,9 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
 
     let mut report = Report::new("kills");
     report.demand(drained, || format!("not drained {deadline:?} after the last kill"));
-    let counted = audit(&stand, &store, drained, |_| Ok(()))?;
+    // First: of a store in motion an audit shows nothing.
     stand.stop(&mut report)?;
+    let counted = audit(&stand, &store, drained, |_| Ok(()))?;
     stand.demand_taken_for_stuck(0, &mut report);
     watcher.end()?;
     if struck.workers > 0 {
@@ -128,16 +129,6 @@ impl Struck {
         report.figure("of workers", self.workers);
         report.figure("of masters, next one after", spread(&mut self.masters));
         report.figure("of supervisors, serving after", spread(&mut self.supervisors));
-    }
-}
-
-fn spread(times: &mut [Duration]) -> String {
-    times.sort_unstable();
-    match (times.get(times.len() / 2), times.last()) {
-        (Some(median), Some(most)) => {
-            format!("{} (median {} ms, most {} ms)", times.len(), median.as_millis(), most.as_millis())
-        }
-        _ => "0".to_owned(),
     }
 }
 

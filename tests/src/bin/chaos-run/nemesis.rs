@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use roundsman_tests::history::{Cause, Event, Fault, HistoryWriter, Role};
 use roundsman_tests::proc::Process;
+use roundsman_tests::spawn;
 use rustix::process::Signal;
 
 use crate::Failure;
@@ -57,6 +59,32 @@ pub(crate) fn strike(
         role: Some(role),
     })?;
     Ok(target.signal(signal).is_ok())
+}
+
+/// Programs that want a processor, each all of it; they end with this.
+#[derive(Debug)]
+pub(crate) struct Crowd(Vec<Child>);
+
+impl Crowd {
+    const SIZE: usize = 4;
+
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let mut crowd = Self(Vec::new());
+        for _ in 0..Self::SIZE {
+            let mut command = spawn::bound_command("sh");
+            command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
+            crowd.0.push(spawn::start(command)?);
+        }
+        Ok(crowd)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for one in &mut self.0 {
+            let _ = (one.kill(), one.wait());
+        }
+    }
 }
 
 /// Sees each worker that wrote a history die, whoever ended it: by that a run without an end is known to be over.

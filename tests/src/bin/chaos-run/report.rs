@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::io::Write as _;
+use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -35,6 +36,17 @@ impl Report {
 
     pub(crate) fn print(&self) {
         let _ = write!(std::io::stdout(), "{self}");
+    }
+}
+
+/// How often, and how long it took.
+pub(crate) fn spread(times: &mut [Duration]) -> String {
+    times.sort_unstable();
+    match (times.get(times.len() / 2), times.last()) {
+        (Some(median), Some(most)) => {
+            format!("{} (median {} ms, most {} ms)", times.len(), median.as_millis(), most.as_millis())
+        }
+        _ => "0".to_owned(),
     }
 }
 

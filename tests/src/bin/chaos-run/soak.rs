@@ -1,24 +1,25 @@
 //! Everything at once, for as long as wanted: every few seconds one to three faults, drawn by the seed, which last some
 //! seconds. In the first quarter of the time, and in the last twelfth, whoever starts others is hit too; between them
 //! supervisor, master and one worker live on, so that what they hold can be seen to stay.
+//!
+//! A store at its limit is a run of its own: it forgets jobs that ended well to make room, and the audit could not tell.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use roundsman_shared::job::State;
 use roundsman_shared::store::Store;
 use roundsman_tests::history::{Event, Fault, HistoryWriter, Role};
 use roundsman_tests::proc::Process;
 use roundsman_tests::redis_server::{Fsync, RedisOptions};
-use roundsman_tests::spawn;
 use roundsman_tests::time;
 use rustix::process::Signal;
 
 use crate::Failure;
-use crate::audit::{audit, drained};
+use crate::audit::{Waits, audit, drained};
 use crate::load::{self, Order};
-use crate::nemesis::{Tree, Watcher, strike};
+use crate::nemesis::{Crowd, Tree, Watcher, strike};
 use crate::options::{Options, Random, StoreKind};
 use crate::report::Report;
 use crate::stand::{HARM, Plan, QUEUE, Stand, queue};
@@ -31,8 +32,8 @@ const BATCH: u64 = 4;
 /// A freeze of this length has a worker replaced.
 const FREEZE_S: u64 = 20;
 const DRAIN: Duration = Duration::from_secs(240);
-const BURNERS: usize = 4;
-const HARMS: [&str; 6] = ["spin", "abort", "exit", "flood", "bloat", "leave"];
+/// What kills a worker is followed by what does not: of different jobs in a row their pool would be at fault.
+const HARMS: [&str; 6] = ["spin", "flood", "abort", "bloat", "exit", "leave"];
 
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +53,6 @@ enum Row {
     StoreFlaps,
     StoreForgetsScripts,
     StoreBusy,
-    StoreFull,
     Harmed,
     Reloaded,
     SettingsChanged,
@@ -64,12 +64,12 @@ enum Row {
 
 use Row::{
     Crowded, Harmed, MasterFrozen, MasterKilled, MasterStopped, OneFewer, OneMore, Reloaded, Rolled,
-    SettingsChanged, StoreBusy, StoreCut, StoreFlaps, StoreForgetsScripts, StoreFull, StoreKilled,
-    StoreStopped, SupervisorKilled, SupervisorStopped, WorkerFrozen, WorkerKilled, WorkerStopped, WorkerTold,
+    SettingsChanged, StoreBusy, StoreCut, StoreFlaps, StoreForgetsScripts, StoreKilled, StoreStopped,
+    SupervisorKilled, SupervisorStopped, WorkerFrozen, WorkerKilled, WorkerStopped, WorkerTold,
 };
 
 /// With weights; the rows of the middle of the run.
-const ROWS: [(Row, u64); 16] = [
+const ROWS: [(Row, u64); 15] = [
     (WorkerKilled, 6),
     (WorkerStopped, 4),
     (WorkerFrozen, 1),
@@ -82,7 +82,6 @@ const ROWS: [(Row, u64); 16] = [
     (StoreFlaps, 2),
     (StoreForgetsScripts, 2),
     (StoreBusy, 2),
-    (StoreFull, 1),
     (Harmed, 3),
     (Reloaded, 1),
     (Crowded, 2),
@@ -100,10 +99,7 @@ const EDGES: [(Row, u64); 7] = [
 
 impl Row {
     const fn needs_a_server(self) -> bool {
-        matches!(
-            self,
-            StoreKilled | StoreStopped | StoreCut | StoreFlaps | StoreForgetsScripts | StoreBusy | StoreFull
-        )
+        matches!(self, StoreKilled | StoreStopped | StoreCut | StoreFlaps | StoreForgetsScripts | StoreBusy)
     }
 }
 
@@ -114,9 +110,10 @@ enum Lasting {
     StoreDown,
     StoreStopped,
     Cut,
-    Full,
-    Crowd(Vec<Child>),
+    Crowd(Crowd),
     NoSupervisor,
+    /// A pool of one has none then.
+    Fewer,
 }
 
 pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
@@ -161,24 +158,20 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
 
     let mut report = Report::new(&format!("soak ({} s)", span.as_secs()));
     report.demand(drained, || format!("not drained {DRAIN:?} after the load"));
-    let (mut waits, mut harmed, mut undone) = (Vec::new(), 0, 0);
+    vitals.tell(from + span / 4, from + span * 11 / 12, &mut report);
+    stand.stop(&mut report)?;
+    let (mut waits, mut harmed, mut undone) = (Waits::default(), 0, 0);
     let counted = audit(&stand, &store, drained, |job| {
         if job.queue.as_str() == HARM {
             harmed += 1;
-            return Ok(());
+        } else {
+            undone += u64::from(job.state != State::Done);
+            waits.note(job);
         }
-        undone += u64::from(job.state != roundsman_shared::job::State::Done);
-        let started = job.attempts.first().and_then(|attempt| attempt.started);
-        waits.extend(started.map(|started| started - job.due));
         Ok(())
     })?;
-    vitals.tell(from + span / 4, from + span * 11 / 12, &mut report);
-    stand.stop(&mut report)?;
     watcher.end()?;
-    waits.sort_unstable();
-    let wait =
-        |share: usize| waits.get((waits.len() * share / 100).min(waits.len() - 1)).copied().unwrap_or(0);
-    report.figure("waits p50 / p99 / most", format!("{} / {} / {} ms", wait(50), wait(99), wait(100)));
+    waits.tell(&mut report);
     report.figure("seed", options.seed);
     let rows: Vec<String> = made.iter().map(|(row, count)| format!("{count} {row:?}")).collect();
     report.figure("faults", rows.join(", "));
@@ -222,7 +215,6 @@ struct Nemesis<'s> {
     spared: Vec<Process>,
     harm: HistoryWriter,
     harmed: u64,
-    changes: u64,
     frozen_until: Option<Duration>,
 }
 
@@ -250,7 +242,6 @@ impl<'s> Nemesis<'s> {
             spared: Vec::new(),
             harm,
             harmed: 0,
-            changes: 0,
             frozen_until: None,
         })
     }
@@ -324,29 +315,23 @@ impl<'s> Nemesis<'s> {
                 let hit = strike(&self.stand.writer, supervisor, Role::Supervisor, Fault::Kill)?;
                 self.last(hit, Lasting::NoSupervisor)
             }
-            StoreKilled | StoreStopped | StoreCut | StoreFlaps | StoreForgetsScripts | StoreBusy
-            | StoreFull => self.hit_store(row),
+            StoreKilled | StoreStopped | StoreCut | StoreFlaps | StoreForgetsScripts | StoreBusy => {
+                self.hit_store(row)
+            }
             Harmed => self.do_harm(),
             Reloaded => self.signal(Signal::HUP),
             SettingsChanged => {
-                self.changes += 1;
-                let file = self.stand.site.work().join("roundsman.toml");
-                let settings = std::fs::read_to_string(&file)?;
-                let (old, new) = if self.changes % 2 == 1 { (4, 5) } else { (5, 4) };
-                let (old, new) = (format!("slots = {old}"), format!("slots = {new}"));
-                std::fs::write(&file, settings.replace(&old, &new))?;
+                self.stand.change_settings()?;
                 self.signal(Signal::HUP)
             }
             Rolled => self.signal(Signal::USR2),
             OneMore => self.signal(Signal::TTIN),
-            OneFewer => self.signal(Signal::TTOU),
+            OneFewer => {
+                let told = self.signal(Signal::TTOU)?;
+                self.last(told, Lasting::Fewer)
+            }
             Crowded => {
-                let burner = || {
-                    let mut command = spawn::bound_command("sh");
-                    command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
-                    spawn::start(command)
-                };
-                let crowd = (0..BURNERS).map(|_| burner()).collect::<Result<Vec<_>, _>>()?;
+                let crowd = Crowd::start()?;
                 self.last(true, Lasting::Crowd(crowd))
             }
         }
@@ -374,9 +359,7 @@ impl<'s> Nemesis<'s> {
     }
 
     fn is_store_hit(&self) -> bool {
-        let is_store = |it: &Lasting| {
-            matches!(it, Lasting::StoreDown | Lasting::StoreStopped | Lasting::Cut | Lasting::Full)
-        };
+        let is_store = |it: &Lasting| matches!(it, Lasting::StoreDown | Lasting::StoreStopped | Lasting::Cut);
         self.lasting.iter().any(is_store)
     }
 
@@ -431,11 +414,6 @@ impl<'s> Nemesis<'s> {
                 let _ = server.cli(&["DEBUG", "SLEEP", "2"]);
                 self.stand.writer.record(fault(Fault::StoreContinue))?;
             }
-            StoreFull => {
-                let used = server.info("memory").get("used_memory").cloned().unwrap_or_default();
-                let _ = server.cli(&["CONFIG", "SET", "maxmemory", &used]);
-                self.lasting.push(Lasting::Full);
-            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -473,11 +451,12 @@ impl<'s> Nemesis<'s> {
         }
         let mut lasting = std::mem::take(&mut self.lasting);
         lasting.sort_by_key(|it| match it {
-            Lasting::StoreDown | Lasting::StoreStopped | Lasting::Cut | Lasting::Full => 0,
+            Lasting::StoreDown | Lasting::StoreStopped | Lasting::Cut => 0,
             Lasting::Crowd(_) => 1,
             Lasting::Stopped(_, Role::Worker) => 2,
             Lasting::Stopped(..) => 3,
             Lasting::NoSupervisor => 4,
+            Lasting::Fewer => 5,
         });
         for one in lasting {
             let going_on = |pid| Event::Fault {
@@ -498,20 +477,16 @@ impl<'s> Nemesis<'s> {
                         cable.mend();
                     }
                 }
-                (Lasting::Full, Some(server)) => {
-                    let _ = server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-                }
-                (Lasting::Crowd(crowd), _) => {
-                    for mut one in crowd {
-                        let _ = (one.kill(), one.wait());
-                    }
-                }
+                (Lasting::Crowd(crowd), _) => drop(crowd),
                 (Lasting::Stopped(process, role), _) => {
                     strike(&self.stand.writer, process, role, Fault::Continue)?;
                 }
                 (Lasting::NoSupervisor, _) => {
                     self.stand.up()?;
                     self.vitals.follow(self.stand.fleet()?.supervisor());
+                }
+                (Lasting::Fewer, _) => {
+                    self.signal(Signal::TTIN)?;
                 }
                 (_, None) => {}
             }

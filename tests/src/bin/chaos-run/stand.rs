@@ -124,7 +124,10 @@ impl Stand {
                 "[queues.{queue}]\nkeep_done = \"24h\"\nkeep_done_max = {keep}\nkeep_dead_max = {keep}\n\
                  backoff = {{ type = \"fixed\", delay = \"50ms\" }}"
             )?;
-            if let Some(timeout) = plan.timeout {
+            if queue == HARM {
+                // One that does not stop is ended by this, and not tried for long.
+                settings.push_str("timeout = \"5s\"\nmax_attempts = 2\n");
+            } else if let Some(timeout) = plan.timeout {
                 writeln!(settings, "timeout = \"{}ms\"", timeout.as_millis())?;
             }
         }
@@ -175,6 +178,18 @@ impl Stand {
             tree => Err(format!("{tree:?}")),
         })?;
         Ok(up)
+    }
+
+    /// Other settings of the pool, such that each worker is replaced by one that has them when they are read again.
+    pub(crate) fn change_settings(&self) -> Result<(), Failure> {
+        let file = self.site.work().join("roundsman.toml");
+        let settings = std::fs::read_to_string(&file)?;
+        let (old, new) = if settings.contains("slots = 4") { (4, 5) } else { (5, 4) };
+        let changed = settings.replace(&format!("slots = {old}"), &format!("slots = {new}"));
+        if changed == settings {
+            return Err("the pool has neither 4 slots nor 5".into());
+        }
+        Ok(std::fs::write(&file, changed)?)
     }
 
     pub(crate) fn fleet(&self) -> Result<&Up, Failure> {
