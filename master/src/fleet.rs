@@ -645,6 +645,7 @@ impl Fleet {
                         && let Some(life) = crew.pool.slots.get(&number).and_then(Slot::life)
                     {
                         crew.load.started(now.since(life.since));
+                        crew.pool.boot = crew.load.boot();
                     }
                     self.greet(pool, number, now);
                 }

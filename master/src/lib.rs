@@ -111,7 +111,9 @@ fn make_room(plan: &plan::Plan) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const A_WORKER: u64 = 6;
     const THE_REST: u64 = 100;
-    let workers: u64 = plan.pools.values().map(|pool| u64::from(pool.max)).sum();
+    // Those that are replaced have somebody in their stead before they are gone.
+    let most = |max: u32| u64::from(max) + u64::from(max.div_ceil(4));
+    let workers: u64 = plan.pools.values().map(|pool| most(pool.max)).sum();
     let needed = workers.saturating_mul(A_WORKER).saturating_add(THE_REST);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some_and(|current| current < needed) {

@@ -318,6 +318,9 @@ impl PoolPlan {
             detection: self.detection,
             grace: self.grace,
             max_memory: self.max_memory,
+            max_jobs: self.max_jobs,
+            // Of some parts there may be one only.
+            spare: !self.is_part(),
             // Nothing else tells whether they have ever done anything.
             early: if self.is_foreign() { EARLY } else { Duration::ZERO },
             leave: match &self.work {

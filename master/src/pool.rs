@@ -1,6 +1,8 @@
 //! The slots of one pool: how many are filled, which is started, woken or let go, and when the pool itself is at fault.
 //! Pure.
 
+mod recycle;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use roundsman_shared::names::QueueName;
 use roundsman_shared::protocol::{Doing, ToChild};
 use roundsman_shared::settings::Detection;
 
+use self::recycle::Wear;
+use crate::scale::UNKNOWN_BOOT;
 use crate::slot::{Action, Blame, Death, Event, Exit, Fate, Phase, Slot, State};
 
 /// So many failures to boot in a row, and the pool is at fault rather than its workers.
@@ -26,8 +30,6 @@ const QUARANTINE: Duration = Duration::from_secs(300);
 pub(crate) const IDLE_HOLD: Duration = Duration::from_millis(250);
 /// Between two times that busy workers are told of work in a queue.
 const LOOK_GAP: Duration = Duration::from_millis(10);
-/// Workers that may be replaced at the same time after a change of settings, as a share.
-const SURGE: usize = 4;
 
 /// What the pool is to be, of all that settings say of it.
 #[derive(Debug, Clone)]
@@ -38,6 +40,10 @@ pub struct Shape {
     pub detection: Detection,
     pub grace: Duration,
     pub max_memory: Option<u64>,
+    /// Jobs after which a worker leaves by itself; 0: never.
+    pub max_jobs: u64,
+    /// Whoever is replaced stays until another is ready in its stead; else it goes first, where there may be one only.
+    pub spare: bool,
     /// An end with an error within so long of having been ready is a failure to start.
     pub early: Duration,
     /// Whoever is to leave has so long for it at most; without it jobs end by their own timeouts.
@@ -49,13 +55,17 @@ pub struct Pool {
     pub shape: Shape,
     pub slots: BTreeMap<u32, Slot>,
     pub quarantine: Option<Quarantine>,
+    /// From the start of a worker to its being ready, nearly always.
+    pub boot: Duration,
     boot_failures: u32,
     /// What ran at each crash since a job was finished, of crashes that have no job in common; kept over a quarantine.
     crashes: Vec<BTreeSet<String>>,
     /// When busy workers were last told of work in a queue, and whether they are to be told again.
     looks: BTreeMap<QueueName, (Mono, bool)>,
-    /// Slots whose worker was started with settings that count no more, by incarnation.
-    stale: BTreeMap<u32, u64>,
+    /// Slots whose worker is to be replaced, by incarnation.
+    worn: BTreeMap<u32, (u64, Wear)>,
+    /// Slots whose worker was let go for that, by incarnation.
+    spent: BTreeMap<u32, u64>,
     /// Nothing is started any more.
     closing: bool,
 }
@@ -115,10 +125,12 @@ impl Pool {
             shape,
             slots: BTreeMap::new(),
             quarantine: None,
+            boot: UNKNOWN_BOOT,
             boot_failures: 0,
             crashes: Vec::new(),
             looks: BTreeMap::new(),
-            stale: BTreeMap::new(),
+            worn: BTreeMap::new(),
+            spent: BTreeMap::new(),
             closing: false,
         }
     }
@@ -264,11 +276,6 @@ impl Pool {
         }
     }
 
-    /// Marks every present worker as started with settings that count no more.
-    pub fn renew(&mut self) {
-        self.stale = self.slots.iter().map(|(number, slot)| (*number, slot.incarnation)).collect();
-    }
-
     /// Lets everybody go; nobody is started any more. `by` bounds the time of what runs; without it jobs end by
     /// their own timeouts.
     pub fn close(&mut self, now: Mono, by: Option<Duration>, why: &str, out: &mut Actions) {
@@ -336,11 +343,14 @@ impl Pool {
         if self.closing {
             return;
         }
-        let wanted = if self.is_on_trial() { desired.min(1) } else { desired };
-        let wanted = usize::try_from(wanted.min(self.shape.max)).unwrap_or(usize::MAX);
         let most = usize::try_from(self.shape.max).unwrap_or(usize::MAX);
-        while self.quarantine.is_none() && self.filled() < wanted && self.alive() < most {
-            let Some(number) = self.vacant() else { break };
+        let wanted = usize::try_from(desired).unwrap_or(usize::MAX).min(most);
+        self.wear(now, out);
+        let spares = self.spares(now, wanted);
+        let goal = self.goal(wanted, spares);
+        let room = most.saturating_add(recycle::surge(wanted).min(spares + self.spent()));
+        while self.quarantine.is_none() && self.filled() < goal && self.alive() < room {
+            let Some(number) = self.vacant(room) else { break };
             if !budget.take(now, *unready, wanted) {
                 break;
             }
@@ -350,27 +360,28 @@ impl Pool {
             slot.step(now, slot.incarnation, Event::Spawn, &self.shape.detection, &mut actions);
             out.extend(actions.into_iter().map(|action| (number, action)));
         }
+        self.replace(now, wanted, out);
+        let spares = self.spares(now, wanted);
         // Who was replaced while it died need not come back.
-        let mut waiting = self.filled().saturating_sub(wanted);
+        let mut waiting = self.filled().saturating_sub(wanted + spares);
         for slot in self.slots.values_mut().filter(|slot| matches!(slot.state, State::Backoff { .. })) {
             if waiting > 0 {
                 waiting -= 1;
                 slot.state = State::Empty;
             }
         }
-        let surplus = self.filled().saturating_sub(wanted);
+        let surplus = self.filled().saturating_sub(wanted + spares);
         for number in self.long_idle(now).into_iter().take(surplus) {
             self.let_go(now, number, None, "fewer workers are needed", out);
         }
-        let surplus = self.filled().saturating_sub(most);
+        let surplus = self.filled().saturating_sub(most.saturating_add(spares));
         self.dismiss(now, surplus, "max_workers is lower", out);
-        self.replace_some(now, out);
     }
 
     /// Lets go up to `count` workers that are more than `desired`, though they may not have been idle for long.
     pub fn shed(&mut self, now: Mono, desired: u32, count: u32, why: &str, out: &mut Actions) {
         let desired = usize::try_from(desired).unwrap_or(usize::MAX);
-        let surplus = self.filled().saturating_sub(desired);
+        let surplus = self.filled().saturating_sub(desired.saturating_add(self.spares(now, desired)));
         let count = surplus.min(usize::try_from(count).unwrap_or(usize::MAX));
         self.dismiss(now, count, why, out);
     }
@@ -394,7 +405,7 @@ impl Pool {
     }
 
     /// The lowest number without a worker.
-    fn vacant(&self) -> Option<u32> {
+    fn vacant(&self, most: usize) -> Option<u32> {
         let mut taken = self.slots.iter().filter(|(_, slot)| !matches!(slot.state, State::Empty));
         let mut number = 1;
         for (used, _) in taken.by_ref() {
@@ -403,7 +414,7 @@ impl Pool {
             }
             number += 1;
         }
-        (number <= self.shape.max).then_some(number)
+        usize::try_from(number).is_ok_and(|number| number <= most).then_some(number)
     }
 
     /// Idle for long, the longest first.
@@ -422,31 +433,13 @@ impl Pool {
         idle.into_iter().map(|(_, number)| number).collect()
     }
 
-    /// Replaces workers with old settings, and those that use too much memory, a few at a time.
-    fn replace_some(&mut self, now: Mono, out: &mut Actions) {
-        let stale = &self.stale;
-        let limit = self.shape.max_memory.map(|bytes| bytes / 1024);
-        let going = self
-            .slots
-            .values()
-            .filter_map(Slot::life)
-            .filter(|life| !life.stays() || life.is_unready())
-            .count();
-        let mut room = self.filled().div_ceil(SURGE).max(1).saturating_sub(going);
-        let mut chosen = Vec::new();
-        for (number, slot) in &self.slots {
-            let Some(life) = slot.life().filter(|life| life.stays() && life.ready.is_some()) else {
-                continue;
-            };
-            let fat = limit.is_some_and(|limit| life.beat.rss_kb > limit);
-            let old = stale.get(number) == Some(&slot.incarnation);
-            if room > 0 && (old || fat) {
-                room -= 1;
-                chosen.push((*number, if old { "new settings" } else { "it uses more than max_memory" }));
-            }
-        }
-        for (number, why) in chosen {
-            self.let_go(now, number, None, why, out);
+    /// Workers that there may be, those included that start and those that wait to be started again.
+    fn goal(&self, wanted: usize, spares: usize) -> usize {
+        match self.is_on_trial() {
+            false => wanted.saturating_add(spares),
+            // Who is to be replaced would stay for ever.
+            true if spares > 0 => (self.able() + 1).min(wanted.saturating_add(spares)),
+            true => wanted.min(1),
         }
     }
 

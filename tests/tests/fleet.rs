@@ -43,6 +43,8 @@ mod namesake;
 mod operate;
 #[path = "fleet/parents.rs"]
 mod parents;
+#[path = "fleet/recycle.rs"]
+mod recycle;
 #[path = "fleet/rig.rs"]
 mod rig;
 #[path = "fleet/secure.rs"]

@@ -1,7 +1,9 @@
 //! A pool with a clock of its own: who is started, told, let go and blamed.
 
+mod recycle;
+
 use super::*;
-use roundsman_shared::protocol::{FromChild, StopMode};
+use roundsman_shared::protocol::{Beat, FromChild, StopMode};
 
 fn shape(max: u32) -> Shape {
     Shape {
@@ -15,6 +17,8 @@ fn shape(max: u32) -> Shape {
         },
         grace: Duration::from_secs(30),
         max_memory: None,
+        max_jobs: 0,
+        spare: true,
         early: Duration::ZERO,
         leave: None,
     }
@@ -80,7 +84,7 @@ fn who_was_replaced_while_it_died_does_not_cost_another_its_place() {
     let mut out = Vec::new();
     pool.step(at(20_000), 1, 1, Event::Time { blind: false }, &mut out);
     assert!(out.contains(&(1, Action::Signal { group: false, signal: crate::slot::Deadly::Abort })));
-    let beat = roundsman_shared::protocol::Beat { doing: Doing::Idle, ..Default::default() };
+    let beat = Beat { doing: Doing::Idle, ..Default::default() };
     pool.step(at(20_000), 2, 1, Event::Line(FromChild::Hb(beat)), &mut out);
     pool.adjust(at(20_000), 2, &mut budget, &mut 0, &mut out);
     assert_eq!(spawned(&out), [3]);
@@ -128,7 +132,7 @@ fn a_program_that_is_not_there_is_quarantined_and_tried_again() {
 #[test]
 fn too_many_workers_leave_after_their_jobs() {
     let mut pool = filled(3, 3);
-    let busy = roundsman_shared::protocol::Beat { doing: Doing::Busy, running: 1, ..Default::default() };
+    let busy = Beat { doing: Doing::Busy, running: 1, ..Default::default() };
     for number in 1..=3 {
         pool.step(at(100), number, 1, Event::Line(FromChild::Hb(busy.clone())), &mut Vec::new());
     }

@@ -69,6 +69,8 @@ impl World {
             },
             grace: Duration::from_secs(5),
             max_memory: None,
+            max_jobs: 0,
+            spare: true,
             early: Duration::ZERO,
             leave: None,
         };

@@ -84,6 +84,11 @@ fn a_worker_from_before_a_change_is_not_forgotten(store: Store) {
     rig.ok(&["enqueue", "old", r#"{"ms":60000}"#, "--id", "held", "--kind", "sleep"]);
     let held = rig.wait_start(&up, "held", 1, SOON);
     reload(&rig, &up, &pool("[\"default\"]"));
+    let told = |line: &str| line.contains("default/1") && line.contains("new settings");
+    wait_for("it to be told to leave", SOON, || {
+        if up.stderr().lines().any(told) { Ok(()) } else { Err(log(&up)) }
+    })
+    .unwrap();
     held.process.signal(Signal::KILL).unwrap();
     let job = rig.wait_job(&up, "held", SOON, |job| job["state"] == "ready");
     assert_eq!(job["attempt"], 0, "it was to leave, so nothing is charged: {job}\n{}", log(&up));
