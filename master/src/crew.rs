@@ -3,6 +3,7 @@
 mod foreign_pool;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use roundsman_shared::board::Board;
@@ -73,6 +74,8 @@ pub(crate) struct Hand {
     pub(crate) child: Option<Child>,
     pub(crate) pid: u32,
     pub(crate) started: u64,
+    /// Where the kernel counts whom it has killed of its cgroup, once it is ready.
+    pub(crate) kills: Option<PathBuf>,
     /// What it has counted so far.
     pub(crate) said: Said,
     /// Of a part that watches: up to which version it was shown the figures, and the outlook as it knows it.

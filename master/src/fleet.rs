@@ -1,5 +1,7 @@
 //! The pools of this host with their processes: carries out what the cores decide.
 
+mod ends;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +20,12 @@ use crate::child::{Child, Surroundings};
 use crate::crew::{Crew, Demand, Hand, Known};
 use crate::event::{Event, Key};
 use crate::foreign;
+use crate::oom::Kills;
 use crate::others::Others;
 use crate::plan::{Part, Plan, REPLIES, Work};
 use crate::pool::{Actions, Budget};
 use crate::random;
 use crate::registry::{PartRecord, PoolRecord, start_time};
-use crate::release::{Ending, Release};
 use crate::scale;
 use crate::slot::{self, Action, Exit, Life, Slot};
 use crate::spawn::{Launch, Started};
@@ -48,6 +50,7 @@ pub(crate) struct Fleet {
     around: Surroundings,
     crews: BTreeMap<Arc<str>, Crew>,
     budget: Budget,
+    kills: Kills,
     pub policies: BTreeMap<QueueName, Policy>,
     pub demand: BTreeMap<QueueName, Demand>,
     /// The queues as they were seen last.
@@ -73,6 +76,7 @@ impl Fleet {
             around,
             crews: BTreeMap::new(),
             budget: Budget::new(cores, now),
+            kills: Kills::new(),
             policies: plan.policies.clone(),
             demand: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -414,42 +418,6 @@ impl Fleet {
         self.step(key, event, now);
     }
 
-    /// A process is gone: frees its slot, and answers whose jobs are to be given back.
-    pub(crate) fn reaped(
-        &mut self,
-        key: &Key,
-        exit: Exit,
-        tail: Option<String>,
-        now: Mono,
-    ) -> Option<Release> {
-        let clock = self.clock;
-        let policies = self.policies.clone();
-        let crew = self.crews.get_mut(&key.pool)?;
-        let hand = crew.hands.get(&key.number).filter(|hand| hand.key == *key)?;
-        let life = crew.pool.slots.get(&key.number).and_then(Slot::life);
-        let fate = life.and_then(|life| life.fate.clone());
-        if let Some(life) = life {
-            crew.load.gone(key.number, &life.beat);
-        }
-        let running = hand.board.read().unwrap_or_default();
-        // Who said good-bye had given everything back.
-        let ran = !running.is_empty() && life.is_none_or(|life| !life.is_leaving());
-        if fate.is_none() && exit.is_crash() && (ran || exit != Exit::Code(0)) {
-            let jobs = running.iter().map(|posted| format!("{}/{}", posted.queue, posted.id));
-            crew.pool.crashed(jobs);
-        }
-        let release = (!crew.plan.is_part()).then(|| Release {
-            worker: hand.id.clone(),
-            queues: hand.queues.clone(),
-            policies,
-            ending: Ending::Seen { exit, fate, running, pool_at_fault: crew.pool.is_at_fault() },
-            stderr_tail: tail,
-            clock,
-        });
-        self.step(key, slot::Event::Reaped { exit, ran, jitter: jitter() }, now);
-        release
-    }
-
     /// Cancels a job that a worker here runs.
     pub(crate) fn cancel(&self, worker: &WorkerId, id: &roundsman_shared::names::JobId) {
         let hands = self.crews.values().flat_map(|crew| crew.hands.values());
@@ -646,6 +614,9 @@ impl Fleet {
                     {
                         crew.load.started(now.since(life.since));
                         crew.pool.boot = crew.load.boot();
+                        if let Some(hand) = crew.hands.get_mut(&number) {
+                            hand.kills = Some(self.kills.of(hand.pid));
+                        }
                     }
                     self.greet(pool, number, now);
                 }
@@ -657,7 +628,11 @@ impl Fleet {
                     let hand = crew.hands.remove(&number);
                     let worker = format!("{pool}/{number}");
                     let pid = hand.map_or(0, |hand| hand.pid);
+                    let peak_mib = death.peak_kb.div_ceil(1024);
                     match (&death.fate, death.blame) {
+                        (None, _) if matches!(death.exit, Exit::OutOfMemory { .. }) => {
+                            tracing::warn!(worker, pid, exit = %death.exit, peak_mib, "it had too little memory");
+                        }
                         (_, slot::Blame::Nobody) => {
                             tracing::info!(worker, pid, exit = %death.exit, "it has ended")
                         }
@@ -717,6 +692,7 @@ impl Fleet {
             child: None,
             pid: 0,
             started: 0,
+            kills: None,
             said,
             told: (0, Outlook::default()),
         };

@@ -10,6 +10,7 @@
 //!                fleet     carries out what the cores decide;  crew: one pool of it
 //!                spawn     the one thread that starts processes
 //!                child     a running process: pipes, signals, exit;  stderr: what it writes
+//!                oom       whether it ended for want of memory
 //!                listener  hints, the next due time, a look a second;  alarm: on time
 //!                release   jobs of the dead;  orphans: workers of an earlier master;  leftovers: what those left
 //!                upkeep    trimming, follow-ups, live settings
@@ -33,6 +34,7 @@ mod leftovers;
 mod listener;
 mod load;
 mod machine;
+mod oom;
 mod orphans;
 mod others;
 mod parent;

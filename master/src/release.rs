@@ -26,7 +26,8 @@ const RETRY_CAP: Duration = Duration::from_secs(1);
 pub enum Ending {
     /// We saw it: how it ended, and why if we ended it.
     /// `pool_at_fault`: so many different jobs crashed it that none of them is charged any more.
-    Seen { exit: Exit, fate: Option<Fate>, running: Vec<Posted>, pool_at_fault: bool },
+    /// `peak_kb`: the most memory with which it was seen.
+    Seen { exit: Exit, fate: Option<Fate>, running: Vec<Posted>, pool_at_fault: bool, peak_kb: u64 },
     /// It outlived an earlier master, and nobody saw its end.
     Unseen,
     /// Its lease lapsed: its host is gone, or cut off.
@@ -146,13 +147,15 @@ impl Release {
 
     /// What the end of the worker means for a job that it held.
     fn outcome(&self, held: &Held) -> Outcome {
-        let (exit, fate, running, pool_at_fault) = match &self.ending {
+        let (exit, fate, running, pool_at_fault, peak_kb) = match &self.ending {
             Ending::Lapsed => return Outcome::Lapsed,
             Ending::Unseen if held.started.is_some() => {
                 return Outcome::Killed { cause: "its worker ended while no master watched".to_owned() };
             }
             Ending::Unseen => return Outcome::GiveBack,
-            Ending::Seen { exit, fate, running, pool_at_fault } => (*exit, fate, running, *pool_at_fault),
+            Ending::Seen { exit, fate, running, pool_at_fault, peak_kb } => {
+                (*exit, fate, running, *pool_at_fault, *peak_kb)
+            }
         };
         let delivery = &held.delivery;
         let ran = running.iter().any(|posted| {
@@ -178,15 +181,30 @@ impl Release {
             (None, Exit::Signal(9)) => {
                 Outcome::Killed { cause: "its worker was killed from outside (signal SIGKILL)".to_owned() }
             }
+            (None, Exit::OutOfMemory { signal: 9 }) => {
+                let cause = out_of_memory("the kernel killed its worker (signal SIGKILL)", peak_kb);
+                Outcome::Killed { cause }
+            }
             (None, Exit::Code(code)) if code == i32::from(exit::TRY_AGAIN) => {
                 Outcome::Killed { cause: "its worker left because it could not renew its lease".to_owned() }
             }
             // The pool is at fault, not the job.
             (None, Exit::Code(64 | 78 | 126 | 127)) => Outcome::GiveBack,
             (None, _) if pool_at_fault => Outcome::GiveBack,
+            (None, Exit::OutOfMemory { signal }) => {
+                let how = format!("its worker was refused memory and aborted ({})", Exit::Signal(signal));
+                Outcome::Crashed { cause: out_of_memory(&how, peak_kb) }
+            }
             (None, Exit::Code(0)) => Outcome::Crashed { cause: "exit code 0 in mid-job".to_owned() },
             (None, exit) => Outcome::Crashed { cause: exit.to_string() },
         }
+    }
+}
+
+fn out_of_memory(how: &str, peak_kb: u64) -> String {
+    match peak_kb {
+        0 => format!("out of memory: {how}"),
+        peak_kb => format!("out of memory: {how}; it was seen with {} MiB at most", peak_kb.div_ceil(1024)),
     }
 }
 
@@ -225,7 +243,7 @@ mod tests {
 
     fn seen(exit: Exit, fate: Option<Fate>) -> Release {
         let running = vec![Posted { queue: queue(), id: JobId::new("a").unwrap(), token: 7 }];
-        release(Ending::Seen { exit, fate, running, pool_at_fault: false })
+        release(Ending::Seen { exit, fate, running, pool_at_fault: false, peak_kb: 100_000 })
     }
 
     fn said(outcome: &Outcome) -> String {
@@ -247,6 +265,17 @@ mod tests {
             (Exit::Signal(6), None, "crashed: signal SIGABRT"),
             (Exit::Code(3), None, "crashed: exit code 3"),
             (Exit::Signal(9), None, "killed: its worker was killed from outside (signal SIGKILL)"),
+            (
+                Exit::OutOfMemory { signal: 9 },
+                None,
+                "killed: out of memory: the kernel killed its worker (signal SIGKILL); it was seen with 98 MiB at most",
+            ),
+            (
+                Exit::OutOfMemory { signal: 6 },
+                None,
+                "crashed: out of memory: its worker was refused memory and aborted (signal SIGABRT); it was seen with 98 MiB at most",
+            ),
+            (Exit::OutOfMemory { signal: 9 }, Some(Fate::Retired), "given back"),
             (Exit::Code(75), None, "killed: its worker left because it could not renew its lease"),
             (Exit::Code(0), None, "crashed: exit code 0 in mid-job"),
             (Exit::Code(127), None, "given back"),

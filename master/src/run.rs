@@ -49,6 +49,8 @@ const EVENTS: usize = 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// The loop is late when it looks so much later than it meant to.
 const LATE: Duration = Duration::from_millis(100);
+/// Ticks between two looks at what the kernel has killed.
+const KILLS_COUNTED: u64 = 4;
 /// Ticks between two looks at the other hosts while there is nothing to share.
 const HOSTS_ASLEEP: u64 = 6;
 /// A start that the budget refused is tried again so much later.
@@ -397,6 +399,9 @@ impl Master {
         {
             tracing::warn!(late = ?now.since(release), "the time to finish is over: everything is given back");
             self.fleet.release(now);
+        }
+        if self.ticks.is_multiple_of(KILLS_COUNTED) {
+            self.fleet.count_kills(now);
         }
         self.rescale(now);
         let ahead = self.fleet.ahead();

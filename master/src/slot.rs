@@ -216,7 +216,8 @@ impl Slot {
             }
             Event::SpawnFailed { misfit, jitter } => {
                 let blame = if misfit { Blame::SetUp } else { Blame::Worker { ready: false } };
-                let death = Death { exit: Exit::Code(i32::from(exit::NO_PROGRAM)), fate: None, blame };
+                let exit = Exit::Code(i32::from(exit::NO_PROGRAM));
+                let death = Death { exit, fate: None, blame, peak_kb: 0 };
                 self.bury(now, death, false, jitter, out);
             }
             other => {

@@ -173,6 +173,9 @@ pub struct Beat {
     pub tick: u64,
     #[serde(default)]
     pub rss_kb: u64,
+    /// The most memory that it has held, as far as the system tells.
+    #[serde(default)]
+    pub peak_kb: u64,
     /// Whether the store answered the last call.
     #[serde(default)]
     pub store_ok: bool,
@@ -417,6 +420,7 @@ mod tests {
             running: u32::MAX,
             tick: u64::MAX,
             rss_kb: u64::MAX,
+            peak_kb: u64::MAX,
             store_ok: false,
             says: None,
         };

@@ -37,6 +37,8 @@ mod harm;
 mod hosts;
 #[path = "fleet/inbox.rs"]
 mod inbox;
+#[path = "fleet/memory.rs"]
+mod memory;
 #[path = "fleet/namesake.rs"]
 mod namesake;
 #[path = "fleet/operate.rs"]

@@ -516,6 +516,7 @@ impl Loop {
             })
         });
         let counts = self.session.counts;
+        let (rss_kb, peak_kb) = memory_kb();
         self.link.send(FromChild::Hb(Beat {
             doing,
             claimed: counts.claimed,
@@ -526,7 +527,8 @@ impl Loop {
             jobs: jobs.collect(),
             running: u32::try_from(running.len()).unwrap_or(u32::MAX),
             tick: self.slots.gauge.tick(),
-            rss_kb: rss_kb(),
+            rss_kb,
+            peak_kb,
             store_ok: counts.store_ok,
             says: None,
         }));
@@ -600,9 +602,12 @@ fn policies(queues: BTreeMap<String, serde_json::Value>) -> BTreeMap<QueueName, 
         .collect()
 }
 
-/// Resident memory of this process.
-fn rss_kb() -> u64 {
-    let Ok(text) = std::fs::read_to_string("/proc/self/statm") else { return 0 };
-    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * (rustix::param::page_size() as u64) / 1024
+/// Resident memory of this process in KiB, and the most that it ever was; zero where the system does not tell.
+fn memory_kb() -> (u64, u64) {
+    let Ok(text) = std::fs::read_to_string("/proc/self/status") else { return (0, 0) };
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    (of("VmRSS:"), of("VmHWM:"))
 }

@@ -18,12 +18,16 @@ pub enum Fate {
 pub enum Exit {
     Code(i32),
     Signal(i32),
+    /// The kernel killed it for want of memory, or it was refused memory and aborted.
+    OutOfMemory {
+        signal: i32,
+    },
 }
 
 /// What a death means for the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// A clean exit, an end that we wanted, or a SIGKILL from outside.
+    /// A clean exit, an end that we wanted, or a SIGKILL that was not ours.
     Nobody,
     /// It failed before it had finished a job.
     Worker { ready: bool },
@@ -38,6 +42,8 @@ pub struct Death {
     pub exit: Exit,
     pub fate: Option<Fate>,
     pub blame: Blame,
+    /// The most memory with which it was seen, in KiB.
+    pub peak_kb: u64,
 }
 
 impl Death {
@@ -51,6 +57,7 @@ impl Death {
             (Some(Fate::Unready { .. }), _) => "unready",
             (None, Exit::Code(0)) => "clean",
             (None, Exit::Code(_)) => "failed",
+            (None, Exit::OutOfMemory { .. }) => "out_of_memory",
             (None, Exit::Signal(9)) => "killed",
             (None, Exit::Signal(_)) => "crashed",
         }
@@ -59,10 +66,13 @@ impl Death {
 
 impl Exit {
     /// Whether the job that ran then is to answer for it: not where the exit says that the set-up or the lease was at
-    /// fault, nor where a SIGKILL came from outside. An exit with 0 in mid-job is no clean one.
+    /// fault, nor where a SIGKILL was not ours. An exit with 0 in mid-job is no clean one.
     #[must_use]
     pub const fn is_crash(self) -> bool {
-        !matches!(self, Self::Code(64 | 75 | 78 | 126 | 127) | Self::Signal(9))
+        !matches!(
+            self,
+            Self::Code(64 | 75 | 78 | 126 | 127) | Self::Signal(9) | Self::OutOfMemory { signal: 9 }
+        )
     }
 }
 
@@ -74,6 +84,7 @@ impl std::fmt::Display for Exit {
                 Some(name) => write!(f, "signal {name}"),
                 None => write!(f, "signal {signal}"),
             },
+            Self::OutOfMemory { signal } => write!(f, "out of memory ({})", Self::Signal(*signal)),
         }
     }
 }

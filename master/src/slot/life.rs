@@ -37,6 +37,8 @@ pub struct Life {
     /// When it was last heard.
     pub heard: Mono,
     pub beat: Beat,
+    /// The most memory with which it was seen, in KiB.
+    pub peak_kb: u64,
     /// When the tick of its executor last moved.
     pub(super) ticked: Mono,
     /// Since when it runs nothing.
@@ -86,6 +88,7 @@ impl Life {
             ready: None,
             heard: now,
             beat: Beat::default(),
+            peak_kb: 0,
             ticked: now,
             idle: None,
             woken: None,
@@ -285,6 +288,7 @@ impl Life {
             (false, Some(since)) if beat.claimed == self.beat.claimed => Some(since),
             (false, _) => Some(now),
         };
+        self.peak_kb = self.peak_kb.max(beat.peak_kb).max(beat.rss_kb);
         self.beat = beat;
         match self.beat.doing {
             Doing::Starting => {
@@ -474,10 +478,10 @@ impl Life {
             (Some(Fate::Retired), _) => Blame::Nobody,
             (Some(_), _) => failure,
             (None, Exit::Code(0)) if ran => failure,
-            (None, Exit::Code(0 | 75) | Exit::Signal(9)) => Blame::Nobody,
+            (None, Exit::Code(0 | 75) | Exit::Signal(9) | Exit::OutOfMemory { signal: 9 }) => Blame::Nobody,
             (None, Exit::Code(64 | 78 | 126 | 127)) => Blame::SetUp,
-            (None, Exit::Code(_) | Exit::Signal(_)) => failure,
+            (None, Exit::Code(_) | Exit::Signal(_) | Exit::OutOfMemory { .. }) => failure,
         };
-        Death { exit, fate: self.fate.clone(), blame }
+        Death { exit, fate: self.fate.clone(), blame, peak_kb: self.peak_kb }
     }
 }

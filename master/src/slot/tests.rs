@@ -273,6 +273,8 @@ fn who_is_to_blame() {
         (Some(idle(1)), Exit::Code(0), Blame::Nobody, None),
         (Some(idle(1)), Exit::Code(75), Blame::Nobody, None),
         (Some(idle(1)), Exit::Signal(9), Blame::Nobody, None),
+        (Some(idle(1)), Exit::OutOfMemory { signal: 9 }, Blame::Nobody, None),
+        (Some(idle(1)), Exit::OutOfMemory { signal: 6 }, Blame::Worker { ready: true }, Some(250)),
         (Some(idle(1)), Exit::Signal(11), Blame::Worker { ready: true }, Some(250)),
         (Some(finished()), Exit::Signal(11), Blame::Job, None),
         (Some(finished()), Exit::Code(78), Blame::SetUp, Some(250)),
@@ -284,6 +286,16 @@ fn who_is_to_blame() {
         assert_eq!(bench.die(exit).blame, blame, "{beat:?} {exit}");
         assert_eq!(bench.backoff(), backoff, "{beat:?} {exit}");
     }
+}
+
+#[test]
+fn the_most_memory_with_which_it_was_seen_is_kept() {
+    let mut bench = Bench::serving();
+    bench.beat(Beat { rss_kb: 700, ..idle(1) });
+    bench.beat(Beat { rss_kb: 400, peak_kb: 900, ..idle(2) }).beat(Beat { rss_kb: 500, ..idle(3) });
+    let death = bench.die(Exit::OutOfMemory { signal: 9 });
+    assert_eq!((death.peak_kb, death.cause()), (900, "out_of_memory"));
+    assert_eq!(death.exit.to_string(), "out of memory (signal SIGKILL)");
 }
 
 #[test]

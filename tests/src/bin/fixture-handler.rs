@@ -19,6 +19,7 @@
 //! | `forge` | prints lines of the protocol, then answers |
 //! | `daemon` | leaves a process in a session of its own behind, which holds what it inherited; then aborts |
 //! | `leak` {mib} | keeps so much memory for ever |
+//! | `hoard` {mib, ms} | keeps so much more memory every so many milliseconds, without end |
 //! | `follow` {queue, payload} | answers with a follow-up job |
 //! | `snooze` {ms} | asks to be called later, once; then answers |
 //! | `dead` | asks never to be called again |
@@ -284,6 +285,15 @@ fn greedy(worker: Worker, log: &Log) -> Worker {
                 Box::leak(vec![1_u8; job.payload.mib << 20].into_boxed_slice());
                 log.end(&job, Outcome::Done);
                 Ok::<_, Failure>(std::process::id())
+            }),
+        )
+        .handle(
+            "hoard",
+            told(log, async |_, job: Job<Wish>| -> Result<(), Failure> {
+                loop {
+                    Box::leak(vec![1_u8; job.payload.mib << 20].into_boxed_slice());
+                    tokio::time::sleep(Duration::from_millis(job.payload.ms)).await;
+                }
             }),
         )
 }

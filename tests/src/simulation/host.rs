@@ -250,7 +250,8 @@ impl World {
             let jobs = running.iter().map(|posted| format!("{}/{}", posted.queue, posted.id));
             master.pool.crashed(jobs);
         }
-        let ending = Ending::Seen { exit, fate, running, pool_at_fault: master.pool.is_at_fault() };
+        let pool_at_fault = master.pool.is_at_fault();
+        let ending = Ending::Seen { exit, fate, running, pool_at_fault, peak_kb: 0 };
         self.step(uid, Event::Reaped { exit, ran, jitter });
         let release = Box::new(self.a_release(uid, ending));
         self.soon(50 * US, 2 * MS, What::Release { host, term, release });
