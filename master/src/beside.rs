@@ -59,6 +59,11 @@ impl Beside {
         self.heir
     }
 
+    /// No other master has a part of the host's work.
+    pub(crate) const fn is_alone(&self) -> bool {
+        self.leads && self.share == 100
+    }
+
     pub(crate) fn found(&mut self, before: Before) {
         self.before = Some(before);
     }

@@ -1,6 +1,7 @@
 //! One pool with its processes and its scaling: what [`crate::fleet`] has several of.
 
 mod foreign_pool;
+mod guarded;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use roundsman_shared::protocol::{Beat, RunningJob, ToChild};
 use crate::child::Child;
 use crate::event::Key;
 use crate::foreign;
+use crate::guard::Held;
 pub(crate) use crate::load::Demand;
 use crate::load::Load;
 use crate::others::{Others, PoolLoad};
@@ -51,8 +53,12 @@ pub(crate) struct Crew {
     offset: i32,
     /// As many as somebody chose, whatever the law finds.
     pub(crate) fixed: Option<u32>,
-    /// What the law found.
+    /// What the law found, as far as the machine has room for it.
     lawful: u32,
+    /// How many the machine has room for, where that is known, and since when they are fewer than the law finds.
+    pub(crate) held: Option<Held>,
+    held_since: Option<Mono>,
+    weight: guarded::Weight,
     pub(crate) hands: BTreeMap<u32, Hand>,
     /// What its workers have told of it.
     pub(crate) load: Load,
@@ -118,6 +124,9 @@ impl Crew {
             decision,
             offset: 0,
             fixed: None,
+            held: None,
+            held_since: None,
+            weight: guarded::Weight::default(),
             hands: BTreeMap::new(),
             load: Load::default(),
             told: PoolLoad::default(),
@@ -174,12 +183,13 @@ impl Crew {
             let is_left = inputs.oldest > target_wait && total.is_none() && self.decision.target > 0;
             self.decision.share((*here).max(u32::from(is_left)).min(max), places.len());
         }
-        self.settle(name, before, figures);
+        self.settle(name, before, now, figures);
     }
 
-    /// What was decided becomes what is to be, with what people have asked for.
-    fn settle(&mut self, name: &str, before: u32, figures: &mut Figures) {
+    /// What was decided becomes what is to be, as far as the machine has room, and with what people have asked for.
+    fn settle(&mut self, name: &str, before: u32, now: Mono, figures: &mut Figures) {
         let PoolPlan { max, .. } = self.plan;
+        self.keep_to_the_machine(now);
         self.lawful = self.decision.target;
         self.decision.shift(self.offset, max);
         if let Some(fixed) = self.fixed {

@@ -1,6 +1,7 @@
 //! The pools of this host with their processes: carries out what the cores decide.
 
 mod ends;
+mod guarded;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::child::{Child, Surroundings};
 use crate::crew::{Crew, Demand, Hand, Known};
 use crate::event::{Event, Key};
 use crate::foreign;
+use crate::guard::Guard;
 use crate::oom::Kills;
 use crate::others::Others;
 use crate::plan::{Part, Plan, REPLIES, Work};
@@ -51,6 +53,7 @@ pub(crate) struct Fleet {
     crews: BTreeMap<Arc<str>, Crew>,
     budget: Budget,
     kills: Kills,
+    guard: Guard,
     pub policies: BTreeMap<QueueName, Policy>,
     pub demand: BTreeMap<QueueName, Demand>,
     /// The queues as they were seen last.
@@ -77,6 +80,7 @@ impl Fleet {
             crews: BTreeMap::new(),
             budget: Budget::new(cores, now),
             kills: Kills::new(),
+            guard: Guard::new(cores),
             policies: plan.policies.clone(),
             demand: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -188,11 +192,15 @@ impl Fleet {
     /// Decides anew how many workers each pool is to have, and starts or lets go accordingly.
     pub(crate) fn scale(&mut self, now: Mono) {
         let mut unready: usize = self.crews.values().map(|crew| crew.pool.unready()).sum();
+        self.crews.values_mut().for_each(Crew::size_up);
+        let mut promised = self.crews.values().map(Crew::promised).fold(0, u64::saturating_add);
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
         for name in names {
+            self.hold(&name, promised);
             let Some(crew) = self.crews.get_mut(&name) else { continue };
             crew.decide(&name, now, &known!(self), &mut self.figures);
             let wanted = self.beside.wanted(&name, crew, now);
+            let before = crew.promised();
             let mut actions = Vec::new();
             if crew.plan.is_part() && !crew.leaving {
                 if wanted == 0 {
@@ -206,6 +214,7 @@ impl Fleet {
                 // Which of them is idle nobody knows: each ends what it does.
                 crew.pool.shed(now, wanted, u32::MAX, "fewer workers are needed", &mut actions);
             }
+            promised = promised.saturating_sub(before).saturating_add(crew.promised());
             self.carry_out(&name, actions, now);
         }
     }

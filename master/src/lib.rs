@@ -6,11 +6,12 @@
 //!                pool      the slots of a pool: starts, wake-ups, quarantine
 //!                scale     how many workers are needed, and why;  foreign: the same where they have a queue of their own
 //!                beside    whose they are while two masters share a host
+//!                guard     whether the machine has room for more
 //! rim            run       the one loop
 //!                fleet     carries out what the cores decide;  crew: one pool of it
 //!                spawn     the one thread that starts processes
 //!                child     a running process: pipes, signals, exit;  stderr: what it writes
-//!                oom       whether it ended for want of memory
+//!                oom       whether it ended for want of memory;  host_load: what the machine has left
 //!                listener  hints, the next due time, a look a second;  alarm: on time
 //!                release   jobs of the dead;  orphans: workers of an earlier master;  leftovers: what those left
 //!                upkeep    trimming, follow-ups, live settings
@@ -29,6 +30,8 @@ mod crew;
 mod event;
 mod fleet;
 mod foreign;
+pub mod guard;
+mod host_load;
 #[cfg(target_os = "linux")]
 mod leftovers;
 mod listener;

@@ -296,6 +296,11 @@ impl Pool {
         }
     }
 
+    /// Lets this one go after its jobs.
+    pub fn dismiss_one(&mut self, now: Mono, number: u32, why: &str, out: &mut Actions) {
+        self.let_go(now, number, None, why, out);
+    }
+
     fn let_go(&mut self, now: Mono, number: u32, by: Option<Duration>, why: &str, out: &mut Actions) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         if slot.life().is_none() {

@@ -400,6 +400,7 @@ impl Master {
             tracing::warn!(late = ?now.since(release), "the time to finish is over: everything is given back");
             self.fleet.release(now);
         }
+        self.fleet.watch_machine(now);
         if self.ticks.is_multiple_of(KILLS_COUNTED) {
             self.fleet.count_kills(now);
         }

@@ -46,7 +46,7 @@ const SPARE_SHARE: f64 = 0.15;
 const TAIL: f64 = 4.6;
 const VARIES_LEAST: f64 = 0.05;
 /// At its maximum for so long with more needed, the pool is saturated.
-const SATURATED: Duration = Duration::from_secs(60);
+pub(crate) const SATURATED: Duration = Duration::from_secs(60);
 
 /// What is known at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -33,7 +33,7 @@ impl Crew {
         };
         self.decision = Decision { target, needed, why, reason, saturated, terms: Terms::default() };
         self.told = self.load_of(&[], 0);
-        self.settle(name, before, figures);
+        self.settle(name, before, now, figures);
     }
 
     /// Each host finds for itself how many are needed; what all may have together is dealt out among them.

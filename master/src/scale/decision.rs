@@ -1,6 +1,7 @@
 //! What is decided, with all that it rests on.
 
 use super::words;
+use crate::guard::Held;
 
 /// The numbers that a decision is the sum of.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -59,6 +60,8 @@ pub enum Reason {
     Failing,
     MinWorkers,
     MaxWorkers,
+    /// The machine has no room for more.
+    Machine,
     /// Somebody asked for more or fewer.
     ByHand,
     /// The store is not reached: as many as before.
@@ -74,6 +77,7 @@ impl Reason {
             Self::Failing => "failing",
             Self::MinWorkers => "min_workers",
             Self::MaxWorkers => "max_workers",
+            Self::Machine => "machine",
             Self::ByHand => "by_hand",
             Self::Blind => "blind",
         }
@@ -104,6 +108,17 @@ impl Decision {
     pub fn share(&mut self, here: u32, hosts: usize) {
         self.why = words::shared(&self.why, self.target, here, hosts);
         self.target = here;
+    }
+
+    /// No more than the machine has room for; answers whether that is fewer.
+    pub fn hold(&mut self, held: &Held) -> bool {
+        if self.target <= held.at {
+            return false;
+        }
+        self.target = held.at;
+        self.reason = Reason::Machine;
+        self.why = words::held(&self.why, held);
+        true
     }
 
     /// So many workers more or fewer, as somebody asked for by hand.

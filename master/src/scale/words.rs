@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Bound, Limits, Reason, Terms};
+use crate::guard::{Held, Short};
 
 pub(super) fn shifted(why: &str, offset: i32) -> String {
     let (count, way, signal) =
@@ -12,6 +13,29 @@ pub(super) fn shifted(why: &str, offset: i32) -> String {
 
 pub(super) fn shared(why: &str, all: u32, here: u32, hosts: usize) -> String {
     format!("{why}; of {all} on {hosts} hosts {here} here")
+}
+
+pub(super) fn held(why: &str, held: &Held) -> String {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let short = match held.short {
+        Short::Memory { left, each } => {
+            format!("this machine has {} MiB left, and a worker takes {}", mib(left), mib(each))
+        }
+        Short::MemoryPressure { percent } => {
+            format!("programs on this machine wait for memory {percent:.0} % of the time")
+        }
+        Short::Cpu { percent, cores } => {
+            let cores = if cores == 1 {
+                "its processor".to_owned()
+            } else {
+                format!("one of its {cores} processors")
+            };
+            format!(
+                "programs on this machine wait for {cores} {percent:.0} % of the time, and these workers want one"
+            )
+        }
+    };
+    format!("{why}; held at {}: {short}", held.at)
 }
 
 pub(super) fn blind(target: u32) -> String {
@@ -70,7 +94,7 @@ pub(super) fn of(terms: &Terms, needed: u32, target: u32, reason: Reason, limits
         Reason::Hold => {
             let _ = write!(text, "; {target} until it has needed them for a moment");
         }
-        Reason::Load | Reason::ByHand | Reason::Blind => {}
+        Reason::Load | Reason::Machine | Reason::ByHand | Reason::Blind => {}
     }
     text
 }

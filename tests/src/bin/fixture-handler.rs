@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `echo` | answers its payload |
 //! | `sleep` {ms} | awaits, then answers its attempt |
-//! | `until` {file} | runs until there is a file of this name in the folder |
+//! | `until` {file, mib} | runs until there is a file of this name in the folder, and holds so much memory meanwhile |
 //! | `block` {ms} | holds the thread that all async handlers share |
 //! | `stubborn` {ms} | runs on a thread of its own and does not look whether it is to stop |
 //! | `spin` | an endless loop that waits for nothing |
@@ -130,9 +130,11 @@ fn good(worker: Worker, log: &Log, folder: &Path) -> Worker {
             told(log, move |log, job: Job<Wish>| {
                 let file = folder.join(&job.payload.file);
                 async move {
+                    let held = vec![1_u8; job.payload.mib << 20];
                     while !file.exists() {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
+                    drop(held);
                     log.end(&job, Outcome::Done);
                     Ok::<_, Failure>(job.attempt)
                 }

@@ -1,10 +1,11 @@
 //! Workers that want more memory than there is: the end of them is told for what it is, and all others live.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use roundsman_tests::proc::Process;
-use roundsman_tests::tree::Up;
+use roundsman_tests::tree::{Site, Up, built};
 use roundsman_tests::wait::wait_for;
 use serde_json::Value;
 
@@ -13,12 +14,12 @@ use crate::rig::{LATE, Rig, SOON, Store, figure, log, on_both, outcomes};
 /// For a cgroup; a worker at rest needs a fifth of it.
 const LIMIT: u64 = 96 << 20;
 
-/// A cgroup that may hold [`LIMIT`] of memory; removed when dropped.
+/// A cgroup with a limit of memory; removed when dropped.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Below this process's own, or why there can be none.
-    fn make(name: &str) -> Result<Self, String> {
+    /// Of so many bytes, below this process's own, or why there can be none.
+    fn make(name: &str, limit: u64) -> Result<Self, String> {
         let groups = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
         let path = |controllers: &str| {
             groups
@@ -33,7 +34,7 @@ impl Cgroup {
         let error = |error: std::io::Error| format!("{}: {error}", folder.display());
         fs::create_dir(&folder).map_err(error)?;
         let cgroup = Self(folder.clone());
-        fs::write(folder.join(file), LIMIT.to_string()).map_err(error)?;
+        fs::write(folder.join(file), limit.to_string()).map_err(error)?;
         // Else what is over the limit is swapped, where there is room for that.
         let _ = fs::write(folder.join("memory.swap.max"), "0");
         Ok(cgroup)
@@ -86,7 +87,7 @@ fn is_explained(rig: &Rig, up: &Up, id: &str) {
 }
 
 fn what_the_kernel_kills_for_want_of_memory_is_told_as_such(store: Store) {
-    let cgroup = match Cgroup::make("roundsman-test") {
+    let cgroup = match Cgroup::make("roundsman-kill", LIMIT) {
         Ok(cgroup) => cgroup,
         Err(why) => return figure(&format!("skipped: no memory cgroup can be made here: {why}")),
     };
@@ -129,6 +130,53 @@ fn who_is_refused_memory_and_aborts_is_told_as_such(store: Store) {
     rig.enqueue("after", "echo", "1");
     rig.wait_state(&up, "after", "done");
     assert_eq!((up.master().unwrap(), of_pool(&up, "other")), (master, other), "{}", log(&up));
+}
+
+/// Each of eight jobs has its worker keep 40 MiB; there is room for about five of them.
+#[test]
+fn no_more_workers_are_started_than_there_is_memory_for() {
+    const ROOM: u64 = 320 << 20;
+    let cgroup = match Cgroup::make("roundsman-room", ROOM) {
+        Ok(cgroup) => cgroup,
+        Err(why) => return figure(&format!("skipped: no memory cgroup can be made here: {why}")),
+    };
+    let within = tempfile::tempdir().unwrap();
+    let script = within.path().join("within");
+    let (folder, own) = (cgroup.0.display(), built("roundsman").unwrap());
+    let join = format!("#!/bin/sh\necho $$ > {folder}/cgroup.procs\nexec {} \"$@\"\n", own.display());
+    fs::write(&script, join).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let site = Site::with_binary(script, "").unwrap();
+    let rig = Rig { server: None, site };
+    rig.configure(&format!("{}max_workers = 8\n", rig.fixture_pool("default")));
+    let up = rig.up(0);
+    let hold = |id: &str| rig.enqueue(id, "until", r#"{"mib":40,"file":"go"}"#);
+    hold("first");
+    rig.wait_start(&up, "first", 1, SOON);
+    wait_for("its memory to be told", SOON, || {
+        let status = rig.json(&["status"]);
+        let rss = &status["hosts"][0]["pools"][0]["workers"][0]["rss"];
+        if rss.as_u64().is_some_and(|rss| rss > 40 << 20) { Ok(()) } else { Err(status.to_string()) }
+    })
+    .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+    (1..8).for_each(|n| hold(&format!("j{n}")));
+    let held = wait_for("the pool to be held", LATE, || {
+        let status = rig.json(&["status"]);
+        let pool = &status["hosts"][0]["pools"][0];
+        let why = pool["why"].as_str().unwrap_or_default();
+        let workers = pool["workers"].as_array().map_or(0, Vec::len);
+        if why.contains("held at") && workers > 1 { Ok(pool.clone()) } else { Err(status.to_string()) }
+    })
+    .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+    let (desired, why) = (held["desired"].as_u64().unwrap(), held["why"].as_str().unwrap());
+    assert!((2..8).contains(&desired), "{held}");
+    assert!(why.contains("this machine has ") || why.contains("wait for memory"), "{why}");
+    figure(&format!("eight jobs of 40 MiB each in 320 MiB: {why}"));
+    // Who is there does them one after the other.
+    fs::write(rig.folder().join("go"), "").unwrap();
+    for id in ["first", "j1", "j7"] {
+        rig.wait_state(&up, id, "done");
+    }
 }
 
 on_both!(
