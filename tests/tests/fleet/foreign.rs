@@ -1,6 +1,9 @@
 //! Workers that know nothing of Roundsman, on queues of their own: stock programs, as they would run under any other
 //! supervisor.
 
+#[path = "foreign/rq.rs"]
+mod rq;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
