@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use roundsman_shared::clock::Mono;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -50,11 +52,14 @@ impl Reaper {
         Ok(Self { strangers: below(&BTreeSet::new()).into_iter().collect() })
     }
 
-    /// Takes in what ended, without waiting.
+    /// Takes in what ended, without waiting. Whoever led a group leaves nobody in it: the worker of a dead master has
+    /// nobody else who would see to that.
     #[must_use]
     pub(crate) fn collect(&self) -> Reaped {
         let mut reaped = Reaped::default();
         loop {
+            #[cfg(target_os = "linux")]
+            self.end_group_of_next();
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     let signal = status.terminating_signal().map(Exit::Signal);
@@ -71,6 +76,17 @@ impl Reaper {
                     return reaped;
                 }
             }
+        }
+    }
+
+    /// Before it is reaped, so that the group is still its own.
+    #[cfg(target_os = "linux")]
+    fn end_group_of_next(&self) {
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let Some(pid) = waitid(Id::All, ended).ok().and_then(|next| next.pid()) else { return };
+        let pid = pid.as_raw().unsigned_abs();
+        if !self.strangers.iter().any(|stranger| stranger.pid == pid) {
+            kill_group(pid);
         }
     }
 

@@ -81,6 +81,10 @@ pub(crate) fn serve_with(make: Option<Make>, pool: Option<String>) -> u8 {
         }
     });
     runtime.shutdown_background();
+    if parent.is_some() {
+        // As the master would, which may be dead or die now.
+        spawn::sweep(&[], None);
+    }
     code
 }
 

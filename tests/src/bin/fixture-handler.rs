@@ -18,6 +18,7 @@
 //! | `flood` {mib} | writes so much to standard output and as much to standard error |
 //! | `forge` | prints lines of the protocol, then answers |
 //! | `daemon` | leaves a process in a session of its own behind, which holds what it inherited; then aborts |
+//! | `litter` | leaves a process in its own group behind, and answers with its pid |
 //! | `leak` {mib} | keeps so much memory for ever |
 //! | `hoard` {mib, ms} | keeps so much more memory every so many milliseconds, without end |
 //! | `follow` {queue, payload} | answers with a follow-up job |
@@ -279,6 +280,18 @@ fn greedy(worker: Worker, log: &Log) -> Worker {
                 out.flush()?;
                 log.end(&job, Outcome::Done);
                 Ok::<_, Failure>("forged")
+            }),
+        )
+        .handle(
+            "litter",
+            told(log, async |log, job: Job<Wish>| {
+                let left = spawn::start({
+                    let mut command = spawn::command("sleep");
+                    command.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                    command
+                })?;
+                log.end(&job, Outcome::Done);
+                Ok::<_, Failure>(left.id())
             }),
         )
         .handle(

@@ -74,6 +74,40 @@ fn a_killed_master_is_replaced_and_nothing_is_lost(store: Store) {
     assert!(served.iter().all(|it| *it < 10_000_000), "{served:?}");
 }
 
+/// What a job leaves in its worker's group goes with the worker, whoever is left to see to it.
+fn what_an_orphan_leaves_behind_is_ended(store: Store) {
+    let rig = Rig::with_fixture(store, "min_workers = 1\nmax_workers = 1\n", "");
+    let up = rig.up(1);
+    let litter = |id: &str| {
+        rig.wait_idle(&up, 1);
+        rig.enqueue(id, "litter", "{}");
+        let job = rig.wait_state(&up, id, "done");
+        let left = u32::try_from(job["result"].as_u64().unwrap()).unwrap();
+        (rig.starts(id)[0].process, Process::of(left).unwrap())
+    };
+    let end_master = || master_process(&up).unwrap().signal(Signal::KILL).unwrap();
+    let gone = |what: &str, left: Process| {
+        wait_for(what, SOON, || if left.is_alive() { Err(left.to_string()) } else { Ok(()) })
+            .unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
+    };
+    // The worker leaves in order.
+    let (_, left) = litter("first");
+    end_master();
+    gone("what the first left", left);
+    // It is killed, and its supervisor takes it in.
+    let (worker, left) = litter("second");
+    worker.signal(Signal::STOP).unwrap();
+    end_master();
+    worker.signal(Signal::KILL).unwrap();
+    gone("what the second left", left);
+    // There is no supervisor either.
+    let (_, left) = litter("third");
+    up.supervisor().signal(Signal::STOP).unwrap();
+    end_master();
+    up.supervisor().signal(Signal::KILL).unwrap();
+    gone("what the third left", left);
+}
+
 fn a_worker_that_dies_with_its_master_gives_its_job_back(store: Store) {
     let rig = Rig::with_fixture(store, "min_workers = 1\nmax_workers = 2\n", "");
     let up = rig.up(1);
@@ -198,6 +232,7 @@ fn a_host_that_died_is_not_shown_longer_than_its_lease(store: Store) {
 on_both!(
     a_host_that_died_is_not_shown_longer_than_its_lease,
     a_killed_master_is_replaced_and_nothing_is_lost,
+    what_an_orphan_leaves_behind_is_ended,
     a_worker_that_dies_with_its_master_gives_its_job_back,
     a_command_whose_worker_died_with_the_master_is_ended_first,
     nothing_outlives_a_killed_supervisor_by_more_than_its_jobs,
