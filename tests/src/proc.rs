@@ -86,6 +86,15 @@ impl Process {
         Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
     }
 
+    /// Memory in bytes that holds what it made itself, not a program's text: nobody else's coming and going changes it.
+    #[must_use]
+    pub fn anonymous(self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        self.stat()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
+    }
+
     /// The command line, arguments joined by blanks; empty for a zombie.
     #[must_use]
     pub fn command_line(self) -> Option<String> {
@@ -222,7 +231,7 @@ mod tests {
     fn knows_this_process() {
         let own = Process::own();
         assert!(own.is_alive());
-        assert!(own.pss().unwrap() > 100_000);
+        assert!(own.pss().unwrap() > 100_000 && own.anonymous().unwrap() > 10_000);
         assert!(own.open_files().unwrap() >= 3);
         assert!(own.cpu_time().is_some());
         assert!(!Process { start: own.start + 1, ..own }.is_alive());

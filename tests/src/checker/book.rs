@@ -53,21 +53,58 @@ pub(super) struct Fact {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum What {
-    Invoke { due_ms: Option<i64> },
-    Acked { digest: u64, due_ms: Option<i64> },
-    Refused { digest: u64, why: Refusal },
-    Unknown { digest: u64, due_ms: Option<i64> },
-    FollowUp { digest: u64, parent: u32, token: u64 },
-    Rescheduled { digest: Option<u64> },
-    CancelOk { was_running: bool },
+    Invoke {
+        due_ms: Option<i64>,
+    },
+    Acked {
+        digest: u64,
+        due_ms: Option<i64>,
+    },
+    Refused {
+        digest: u64,
+        why: Refusal,
+    },
+    Unknown {
+        digest: u64,
+        due_ms: Option<i64>,
+    },
+    FollowUp {
+        digest: u64,
+        parent: u32,
+        token: u64,
+    },
+    Rescheduled {
+        digest: Option<u64>,
+    },
+    CancelOk {
+        was_running: bool,
+    },
     Deleted,
     Revived,
     Start(Start),
-    End { token: u64, outcome: Outcome },
-    Stale { token: u64 },
-    Effect { token: u64 },
-    Ended { state: JobState, token: Option<u64> },
-    Audit { audit: u32, state: JobState, crashes: u32, killed: u32, finals: Option<u32>, digest: Option<u32> },
+    End {
+        token: u64,
+        outcome: Outcome,
+    },
+    Stale {
+        token: u64,
+    },
+    Effect {
+        token: u64,
+    },
+    Ended {
+        state: JobState,
+        token: Option<u64>,
+    },
+    Audit {
+        audit: u32,
+        state: JobState,
+        crashes: u32,
+        killed: u32,
+        failures: u32,
+        finals: Option<u32>,
+        digest: Option<u32>,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -321,9 +358,9 @@ impl Book {
             Event::Stale { queue, id, token, .. } => Some((queue, id, What::Stale { token })),
             Event::Effect { queue, id, token, .. } => Some((queue, id, What::Effect { token })),
             Event::Ended { queue, id, state, token } => Some((queue, id, What::Ended { state, token })),
-            Event::Audit { audit, queue, id, state, crashes, killed, finals, digest, .. } => {
+            Event::Audit { audit, queue, id, state, crashes, killed, failures, finals, digest, .. } => {
                 let digest = short(&digest);
-                Some((queue, id, What::Audit { audit, state, crashes, killed, finals, digest }))
+                Some((queue, id, What::Audit { audit, state, crashes, killed, failures, finals, digest }))
             }
             Event::AuditPass { audit, drained } => {
                 self.audits.push(AuditPass { audit, drained, mono_us, at });

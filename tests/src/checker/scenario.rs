@@ -80,6 +80,7 @@ pub(super) fn audit(id: &str, state: JobState) -> Event {
         attempts: 1,
         crashes: 0,
         killed: 0,
+        failures: 0,
         finals: Some(1),
         digest: Some(digest(id.as_bytes())),
     }

@@ -20,7 +20,7 @@ const QUIET: u32 = 6;
 /// How far apart two processes may put one moment of the store's clock: each goes by a reading of its own and what has
 /// passed since, and a busy machine may have taken so long for the reading. Runs that overlap are found by the checker,
 /// which has one clock for all.
-const CLOCK_MS: i64 = 25;
+const CLOCK_MS: i64 = 100;
 
 /// What the audit counted.
 #[derive(Debug, Default)]
@@ -172,6 +172,7 @@ fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Count
     *counted.states.entry(word).or_default() += 1;
     counted.most = counted.most.max(view.attempts.len());
     let mut finals = 0;
+    let mut failures = 0;
     let mut token = None;
     let mut before: Option<(i64, i64)> = None;
     for attempt in &view.attempts {
@@ -185,6 +186,7 @@ fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Count
             finals += 1;
             token = u64::try_from(attempt.token).ok();
         }
+        failures += u32::from(matches!(outcome, AttemptEnd::Retry | AttemptEnd::TimedOut));
         let mut wrong = |what: &str| counted.broken.push(format!("{}/{}: {what}", view.queue, view.id));
         if let Some((last_token, last_ended)) = before {
             if attempt.token <= last_token {
@@ -216,6 +218,7 @@ fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Count
         attempts: view.attempt,
         crashes: view.crashes,
         killed,
+        failures,
         finals: Some(finals),
         digest: Some(digest(view.payload.get().as_bytes())),
     })?;

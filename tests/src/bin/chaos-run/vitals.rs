@@ -52,7 +52,7 @@ impl Seen {
                 continue;
             }
             let (Some(bytes), Some(files), Some(threads)) =
-                (process.pss(), process.open_files(), process.threads())
+                (process.anonymous(), process.open_files(), process.threads())
             else {
                 continue;
             };
