@@ -1,6 +1,7 @@
 //! From settings to what is to run: pools with their shapes, the programs of their workers and what each is told.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use roundsman_shared::assignment::{
@@ -200,11 +201,12 @@ impl Plan {
         Ok(())
     }
 
-    /// The API shares its address with the one of the master that this one takes over from.
-    pub(crate) fn listen_beside(&mut self) {
+    /// The API takes over from that of another master, where this one is its heir.
+    pub(crate) fn hand_over(&mut self, handover: Option<&Path>, is_heir: bool) {
         for pool in self.pools.values_mut() {
             if let Work::Part(Part::Http(spec)) = &mut pool.work {
-                spec.beside = true;
+                spec.beside = is_heir;
+                spec.handover = handover.map(Path::to_owned);
             }
         }
     }

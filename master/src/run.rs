@@ -74,9 +74,7 @@ pub(crate) fn plan(start: &MasterStart) -> Result<Plan, String> {
     input.overrides.clone_from(&start.overrides);
     let loaded = Settings::load(&input).map_err(|error| error.to_string())?;
     let mut plan = Plan::of(&loaded.settings).map_err(|error| error.to_string())?;
-    if start.heir.is_some() {
-        plan.listen_beside();
-    }
+    plan.hand_over(start.handover.as_deref(), start.heir.is_some());
     Ok(plan)
 }
 

@@ -110,6 +110,9 @@ pub struct HttpSpec {
     /// Another process of this host may listen on the address until this one is ready to take over from it.
     #[serde(default)]
     pub beside: bool,
+    /// Where the socket that it listens on is handed to a successor.
+    #[serde(default)]
+    pub handover: Option<PathBuf>,
 }
 
 /// Where each transport may go for a job that names its own destination.
@@ -174,6 +177,7 @@ impl HttpSpec {
             reaches: Reaches::of(&settings.transports),
             store: settings.store.url.to_string(),
             beside: false,
+            handover: None,
         })
     }
 }

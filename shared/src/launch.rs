@@ -44,6 +44,9 @@ pub struct MasterStart {
     /// Another master serves this host, and this one is to take over from it; so many percent at first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heir: Option<u8>,
+    /// Where the API's socket is handed from one master's to the next one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<PathBuf>,
 }
 
 #[cfg(test)]
@@ -64,6 +67,7 @@ mod tests {
             supervisor_pid: 7,
             scaled: BTreeMap::from([("mail".to_owned(), 3)]),
             heir: Some(25),
+            handover: Some("/run/r.api".into()),
         };
         let line = serde_json::to_string(&start).unwrap();
         assert_eq!(serde_json::from_str::<MasterStart>(&line).unwrap(), start);

@@ -49,6 +49,13 @@ pub(crate) struct Lock {
     path: PathBuf,
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What nobody listens on any more is removed by the next, too.
+        let _ = fs::remove_file(self.path.with_extension("api"));
+    }
+}
+
 /// A fleet of this machine, as its lock tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fleet {
@@ -96,6 +103,11 @@ impl Lock {
     /// Where this fleet takes orders, if a socket can have such a path.
     pub(crate) fn socket(&self) -> Option<PathBuf> {
         Some(self.path.with_extension("sock")).filter(|path| control::fits(path))
+    }
+
+    /// Where its API hands its socket on, the same.
+    pub(crate) fn handover(&self) -> Option<PathBuf> {
+        Some(self.path.with_extension("api")).filter(|path| control::fits(path))
     }
 
     /// Takes the lock for this store as this host.

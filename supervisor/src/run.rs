@@ -94,6 +94,8 @@ struct Supervisor {
     /// What the last heir was started from.
     heir: Option<Image>,
     control: Option<Control>,
+    /// Where the API of one master hands its socket to that of the next.
+    handover: Option<PathBuf>,
 }
 
 impl Supervisor {
@@ -128,6 +130,7 @@ impl Supervisor {
             image: Image::Own,
             heir: None,
             control,
+            handover: lock.handover(),
             launch,
         })
     }
@@ -205,6 +208,7 @@ impl Supervisor {
             supervisor_pid: std::process::id(),
             scaled,
             heir,
+            handover: self.handover.clone(),
         };
         let work = serde_json::to_value(start).expect("a path that is UTF-8 serialises");
         self.send(pid, &ToChild::Welcome { v: protocol::VERSION, work });

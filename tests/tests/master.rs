@@ -114,6 +114,7 @@ impl Site {
             supervisor_pid: std::process::id(),
             scaled: BTreeMap::new(),
             heir: None,
+            handover: None,
         };
         let welcome = ToChild::Welcome { v: 1, work: serde_json::to_value(start).unwrap() };
         stdin.write_all(encode(&welcome).as_bytes()).unwrap();

@@ -250,6 +250,7 @@ mod tests {
             reaches: Reaches::default(),
             store: String::new(),
             beside: false,
+            handover: None,
         })
     }
 

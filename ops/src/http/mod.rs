@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server     connections, bounded                     answer   JSend, refusals
+//! handover   the socket, from process to process
 //!   └▶ router ─▶ access (host, origin, token) ─▶ jobs, queues, fleet, timers   one file a subject
 //!                                                  └▶ funnel ─▶ store        enqueues, gathered
 //! ```
@@ -14,6 +15,7 @@ mod enqueue;
 mod extract;
 mod fleet;
 mod funnel;
+mod handover;
 mod health;
 mod jobs;
 mod listing;
@@ -40,6 +42,7 @@ use roundsman_shared::job::Policy;
 use roundsman_shared::names::QueueName;
 use roundsman_shared::settings::Access;
 use roundsman_shared::store::{Store, StoreError};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use self::access::{Call, Door};
@@ -85,7 +88,7 @@ async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
     }
     let mut said = false;
     let listener = loop {
-        match server::listen(spec.listen, spec.beside) {
+        match inherited(&spec).map_or_else(|| server::listen(spec.listen, spec.beside), Ok) {
             Ok(listener) => break listener,
             Err(error) => {
                 if !said {
@@ -104,6 +107,13 @@ async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("the API is at {scheme}://{}", spec.listen);
     tokio::spawn(api.clone().watch());
+    let offering = spec.handover.as_ref().and_then(|path| match handover::offer(path, &listener) {
+        Ok(offering) => Some(tokio::spawn(offering)),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the API cannot be handed over without a gap");
+            None
+        }
+    });
     part.ready();
     let (stop, stopped) = watch::channel(false);
     let router =
@@ -112,11 +122,28 @@ async fn serve(part: &mut Part, assignment: Assignment) -> (u8, String) {
     let told = part.serving(|| api.store.get().is_some()).await;
     // Whoever waits for a job's end gets an answer now.
     let _ = api.stop.send(true);
+    // Else the socket stayed open where nobody takes over.
+    if let Some(offering) = offering {
+        offering.abort();
+        let _ = offering.await;
+    }
     let _ = stop.send(true);
     if let Stop::Drain(within) = told {
         part.draining(async { drop(tokio::time::timeout(within, &mut serving).await) }).await;
     }
     (exit::OK, "told to stop".to_owned())
+}
+
+/// The socket of the process that this one takes over from, if there is one.
+fn inherited(spec: &HttpSpec) -> Option<TcpListener> {
+    let path = spec.handover.as_ref().filter(|_| spec.beside)?;
+    match handover::ask(path, spec.listen) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::debug!(%error, "no socket is handed over");
+            None
+        }
+    }
 }
 
 /// What all calls share.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -30,6 +31,8 @@ use tower_service::Service as _;
 
 /// From a connection, or the answer before, to a whole head; and for a TLS handshake.
 const HEAD: Duration = Duration::from_secs(30);
+/// The same for the first of a connection, when the process is about to leave.
+const FIRST: Duration = Duration::from_secs(1);
 /// Bytes of a head.
 const HEAD_BYTES: usize = 64 * 1024;
 /// Sent bytes that nobody takes for so long end the connection.
@@ -43,8 +46,8 @@ const OTHER_FILES: u64 = 256;
 /// After an `accept` that failed, as for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Listens on the address. `beside`: also while the process does that this one takes over from; both share what comes in
-/// until that one stops.
+/// Listens on the address. `beside`: also while a process does that hands nothing on; both share what comes in until that
+/// one stops.
 pub(super) fn listen(address: SocketAddr, beside: bool) -> std::io::Result<TcpListener> {
     let socket = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -134,9 +137,17 @@ async fn connection(
 }
 
 async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, mut stop: watch::Receiver<bool>) {
+    let (heard, told) = (&Notify::new(), stop.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = router.clone().call(request.map(Body::new));
-        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+        heard.notify_one();
+        let (answer, told) = (router.clone().call(request.map(Body::new)), told.clone());
+        async move {
+            let mut answer = answer.await.unwrap_or_else(|never| match never {});
+            if *told.borrow() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -151,8 +162,19 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, mut s
     let ended = match ended {
         Some(ended) => ended,
         None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // Whoever has just been let in has not had the time to say what for.
+            let said = tokio::time::timeout(FIRST, heard.notified());
+            let ended = tokio::select! {
+                ended = connection.as_mut() => Some(ended),
+                _ = said => None,
+            };
+            match ended {
+                Some(ended) => ended,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = ended {
@@ -187,4 +209,53 @@ pub(super) fn tls(files: Option<&(PathBuf, PathBuf)>) -> Result<Option<TlsAccept
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
         .map_err(|error| wrong("tls_cert", cert, error.to_string()))?;
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use roundsman_shared::clock::Mono;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A connection, its client, and the word to stop.
+    fn open() -> (tokio::task::JoinHandle<()>, tokio::io::DuplexStream, watch::Sender<bool>) {
+        let (client, server) = tokio::io::duplex(4096);
+        let (stop, stopped) = watch::channel(false);
+        let router = Router::new().route("/", get(async || "served"));
+        (tokio::spawn(talk(server, router, stopped)), client, stop)
+    }
+
+    #[tokio::test]
+    async fn who_has_just_been_let_in_is_answered_though_the_process_leaves() {
+        let (talking, mut client, stop) = open();
+        stop.send(true).unwrap();
+        tokio::time::sleep(FIRST / 2).await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("200 OK") && answer.contains("connection: close"), "{answer}");
+        assert!(answer.ends_with("served"), "{answer}");
+        talking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_and_who_was_answered_keep_nobody() {
+        let (talking, client, stop) = open();
+        let begun = Mono::now();
+        stop.send(true).unwrap();
+        talking.await.unwrap();
+        assert!(Mono::now().since(begun) >= FIRST);
+        drop(client);
+
+        let (talking, mut client, stop) = open();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        let begun = Mono::now();
+        stop.send(true).unwrap();
+        talking.await.unwrap();
+        assert!(Mono::now().since(begun) < FIRST);
+    }
 }
