@@ -49,6 +49,7 @@ mod release;
 mod run;
 pub mod scale;
 pub mod share;
+mod shortage;
 pub mod simulate;
 pub mod slot;
 mod spawn;

@@ -38,6 +38,7 @@ use crate::parent::Parent;
 use crate::plan::Plan;
 use crate::registry::{self, HostRecord, MasterRecord, PidRecord, Schedule};
 use crate::release::{Ending, Release};
+use crate::shortage::Shortage;
 use crate::slot;
 use crate::spawn::Spawner;
 use crate::stderr::Sink;
@@ -53,8 +54,6 @@ const LATE: Duration = Duration::from_millis(100);
 const KILLS_COUNTED: u64 = 4;
 /// Ticks between two looks at the other hosts while there is nothing to share.
 const HOSTS_ASLEEP: u64 = 6;
-/// A start that the budget refused is tried again so much later.
-const RETRY_STARTS: Duration = Duration::from_millis(100);
 /// After the last worker has gone, what is still to be given back is waited for so long.
 const LAST_RELEASES: Duration = Duration::from_secs(5);
 /// To take this host out of the registry.
@@ -176,6 +175,7 @@ impl Master {
         self.parent.say(&FromChild::Ready);
         self.fleet.scale(Mono::now());
         let mut tick_at = Mono::now();
+        let mut shortage = Shortage::default();
         let mut parent_open = true;
         loop {
             let now = Mono::now();
@@ -187,8 +187,8 @@ impl Master {
                 break;
             }
             let mut deadline = self.fleet.next_deadline().map_or(tick_at, |at| at.min(tick_at));
-            if self.stopping.is_none() && self.fleet.is_short(now) {
-                deadline = deadline.min(now + RETRY_STARTS);
+            if let Some(retry) = shortage.look(self.lacks_workers(now), now) {
+                deadline = deadline.min(retry);
             }
             let planned = deadline.max(now);
             let event = tokio::select! {
@@ -217,9 +217,9 @@ impl Master {
             }
             if now >= planned {
                 self.fleet.time(now);
-                if self.fleet.is_short(now) && self.stopping.is_none() {
-                    self.fleet.scale(now);
-                }
+            }
+            if shortage.rings(now) && self.lacks_workers(now) {
+                self.fleet.scale(now);
             }
             if let Some(standing) = self.fleet.standing(now) {
                 self.parent.say(&FromChild::Standing(standing));
@@ -227,6 +227,11 @@ impl Master {
             self.register(now);
         }
         self.leave().await
+    }
+
+    /// Workers are wanted that the budget may have refused.
+    fn lacks_workers(&self, now: Mono) -> bool {
+        self.stopping.is_none() && self.fleet.is_short(now)
     }
 
     fn handle(&mut self, event: Event, now: Mono) {
