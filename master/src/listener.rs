@@ -7,7 +7,8 @@
 //! pulse, once a second ┘─→ Pulse ───────────→ loop ─→ scaling, upkeep
 //! ```
 //!
-//! While due jobs wait in a queue, it is looked at four times a second.
+//! While due jobs wait in a queue, it is looked at four times a second; the loop tells of jobs that found nobody idle, and
+//! so have come to wait since the last look.
 //!
 //! A queue in which nothing waits or runs is only glanced at, for one command, until that shows any change: once a
 //! second, or in every other second where there are several queues, since a hint that is lost is rare.
@@ -51,6 +52,8 @@ pub(crate) enum Order {
     Queues(Vec<QueueName>),
     /// Count timers that fall due within so long.
     Ahead(Duration),
+    /// Due jobs wait in this queue: no hint tells of what comes behind a backlog.
+    Waits(QueueName),
 }
 
 /// Starts listening; the store is opened first, however long that takes.
@@ -156,7 +159,7 @@ struct Listener {
     again: BTreeSet<QueueName>,
     /// Queues in which nothing waited or ran when they were looked at last: what was seen, and when.
     asleep: BTreeMap<QueueName, (Glimpse, Mono)>,
-    /// Queues in which due jobs waited when they were looked at last.
+    /// Queues in which due jobs waited when they were looked at last, or have come to wait since.
     busy: BTreeSet<QueueName>,
     /// Whose turn it is of the queues that are glanced at: those at even or at odd places.
     odd: bool,
@@ -196,6 +199,10 @@ impl Listener {
                 order = orders.recv() => match order {
                     None => return,
                     Some(Order::Ahead(ahead)) => self.ahead = ahead,
+                    Some(Order::Waits(queue)) if self.queues.contains(&queue) => {
+                        self.busy.insert(queue);
+                    }
+                    Some(Order::Waits(_)) => {}
                     Some(Order::Queues(queues)) => {
                         self.due.retain(|queue, _| queues.contains(queue));
                         self.busy.retain(|queue| queues.contains(queue));
@@ -419,5 +426,36 @@ async fn hear(hints: &mut Option<mpsc::Receiver<Hint>>) -> Option<Hint> {
     match hints {
         Some(hints) => hints.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roundsman_shared::names::Namespace;
+    use roundsman_shared::store::StorePlace;
+
+    use super::*;
+
+    /// Less than between two whole looks at a queue that is asleep, and more than a busy machine needs for one.
+    const SOON: Duration = Duration::from_secs(10);
+
+    async fn pulse(events: &mut mpsc::Receiver<Event>) {
+        while !matches!(events.recv().await.unwrap(), Event::Pulse { .. }) {}
+    }
+
+    #[tokio::test]
+    async fn where_jobs_have_come_to_wait_it_looks_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = StorePlace::Sqlite(folder.path().join("store.db"));
+        let config = StoreConfig { place, namespace: Namespace::new("test").unwrap(), lease: LOOK * 15 };
+        let queue = QueueName::new("work").unwrap();
+        let (sender, mut events) = mpsc::channel(64);
+        let orders = start(config, None, "here".to_owned(), vec![queue.clone()], sender);
+        pulse(&mut events).await;
+        // Nothing is in it.
+        let quiet = tokio::time::timeout(LOOK * 3, pulse(&mut events)).await;
+        assert!(quiet.is_err(), "only glanced at from now on");
+        orders.send(Order::Waits(queue)).await.unwrap();
+        tokio::time::timeout(SOON, pulse(&mut events)).await.unwrap();
     }
 }

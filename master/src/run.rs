@@ -451,7 +451,12 @@ impl Master {
         }
         let unmet = count.saturating_sub(self.fleet.wake(queue, count, now));
         if unmet > 0 {
-            self.fleet.demand.entry(queue.clone()).or_default().unmet += unmet;
+            let demand = self.fleet.demand.entry(queue.clone()).or_default();
+            if demand.ready + demand.unmet == 0 {
+                // One that is lost is made up for by the next look, within a second.
+                let _ = self.orders.try_send(Order::Waits(queue.clone()));
+            }
+            demand.unmet += unmet;
             self.fleet.scale(now);
         }
     }
