@@ -49,6 +49,18 @@ impl Demand {
         }
     }
 
+    /// So many jobs fell due that found nobody idle. Answers whether nothing was known to wait before.
+    pub(crate) fn unmet(&mut self, count: u64) -> bool {
+        let is_news = self.ready + self.unmet == 0;
+        self.unmet += count;
+        is_news
+    }
+
+    /// A worker found more than it took: how much, it does not say, so that it only counts where nothing is known to wait.
+    pub(crate) const fn beyond(&self) -> u64 {
+        if self.ready + self.unmet == 0 { 1 } else { 0 }
+    }
+
     pub(crate) fn waited(&self, now: Mono) -> Duration {
         self.waits_since.map_or(Duration::ZERO, |since| now.since(since))
     }
@@ -165,6 +177,18 @@ mod tests {
         assert_eq!(demand.arrived, 10 - 5 + 5);
         let demand = demand.after(&pulse(1010, 905, 300), at(2000));
         assert_eq!(demand.arrived, 10 + 295, "timers that fell due");
+    }
+
+    #[test]
+    fn what_workers_leave_is_counted_once() {
+        let mut demand = Demand::default();
+        assert_eq!(demand.beyond(), 1);
+        assert!(demand.unmet(2));
+        assert_eq!(demand.beyond(), 0, "they may be what it left");
+        assert!(!demand.unmet(3));
+        assert_eq!(demand.unmet, 5);
+        let demand = demand.after(&Pulse { ready: 4, ..Pulse::default() }, at(0));
+        assert_eq!((demand.unmet, demand.beyond()), (0, 0));
     }
 
     #[test]

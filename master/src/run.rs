@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use crate::answer::{self, Answer};
 use crate::beside::Beside;
 use crate::child::Surroundings;
+use crate::crew::Demand;
 use crate::event::{Event, Key};
 use crate::fleet::Fleet;
 use crate::listener::{self, Order};
@@ -341,8 +342,11 @@ impl Master {
             _ => None,
         };
         self.fleet.step(key, event, now);
-        if let Some(queue) = full {
-            self.work_due(&queue, 1, now);
+        if let Some(queue) = full.filter(|_| self.stopping.is_none()) {
+            let beyond = self.fleet.demand.get(&queue).map_or(1, Demand::beyond);
+            if self.fleet.wake(&queue, 1, now) == 0 && beyond > 0 {
+                self.unmet(&queue, beyond, now);
+            }
         }
     }
 
@@ -451,14 +455,17 @@ impl Master {
         }
         let unmet = count.saturating_sub(self.fleet.wake(queue, count, now));
         if unmet > 0 {
-            let demand = self.fleet.demand.entry(queue.clone()).or_default();
-            if demand.ready + demand.unmet == 0 {
-                // One that is lost is made up for by the next look, within a second.
-                let _ = self.orders.try_send(Order::Waits(queue.clone()));
-            }
-            demand.unmet += unmet;
-            self.fleet.scale(now);
+            self.unmet(queue, unmet, now);
         }
+    }
+
+    /// Due jobs found nobody idle.
+    fn unmet(&mut self, queue: &QueueName, count: u64, now: Mono) {
+        if self.fleet.demand.entry(queue.clone()).or_default().unmet(count) {
+            // One that is lost is made up for by the next look, within a second.
+            let _ = self.orders.try_send(Order::Waits(queue.clone()));
+        }
+        self.fleet.scale(now);
     }
 
     fn pulse(&mut self, queue: &QueueName, pulse: &Pulse, now: Mono) {
