@@ -34,6 +34,8 @@ pub(crate) struct Known<'k> {
     pub(crate) host: &'k str,
     pub(crate) demand: &'k BTreeMap<QueueName, Demand>,
     pub(crate) others: &'k Others,
+    /// Within how long the timers fall due that are told of.
+    pub(crate) ahead: Duration,
     pub(crate) blind: bool,
 }
 
@@ -139,7 +141,7 @@ impl Crew {
     }
 
     pub(crate) fn decide(&mut self, name: &str, now: Mono, known: &Known<'_>, figures: &mut Figures) {
-        let Known { host, demand, others, blind } = *known;
+        let Known { host, demand, others, ahead, blind } = *known;
         if self.plan.is_part() {
             return;
         }
@@ -156,7 +158,9 @@ impl Crew {
             ready: queues().map(|demand| demand.ready + demand.unmet).sum(),
             oldest: queues().map(|demand| demand.waited(now)).max().unwrap_or_default(),
             soon: queues().map(|demand| demand.soon).sum(),
-            arrived: queues().map(|demand| demand.arrived).sum::<u64>() + failed + others.failed(name),
+            ahead,
+            arrived: queues().map(|demand| demand.arrived).sum::<i64>()
+                + (failed + others.failed(name)).cast_signed(),
             took: &took,
             running: &running,
             workers: u32::try_from(staying).unwrap_or(u32::MAX),
@@ -205,6 +209,7 @@ impl Crew {
             let labels = [name, direction, self.decision.reason.as_str()];
             figures.count(Metric::ScaleDecisions, &labels, 1);
             tracing::debug!(
+                pool = name,
                 target = self.decision.target,
                 why = self.decision.why,
                 "another number of workers"

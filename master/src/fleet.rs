@@ -32,15 +32,19 @@ use crate::scale;
 use crate::slot::{self, Action, Exit, Life, Slot};
 use crate::spawn::{Launch, Started};
 
-/// However slowly workers start, timers beyond this need nobody yet.
-const AHEAD_MOST: Duration = Duration::from_secs(60);
 /// Workers whose state is written down at most.
 const DUMPED: usize = 256;
 
 /// What a fleet knows, while one of its crews is changed.
 macro_rules! known {
-    ($fleet:expr) => {
-        Known { host: &$fleet.host, demand: &$fleet.demand, others: &$fleet.others, blind: $fleet.blind }
+    ($fleet:expr, $ahead:expr) => {
+        Known {
+            host: &$fleet.host,
+            demand: &$fleet.demand,
+            others: &$fleet.others,
+            ahead: $ahead,
+            blind: $fleet.blind,
+        }
     };
 }
 
@@ -194,11 +198,12 @@ impl Fleet {
         let mut unready: usize = self.crews.values().map(|crew| crew.pool.unready()).sum();
         self.crews.values_mut().for_each(Crew::size_up);
         let mut promised = self.crews.values().map(Crew::promised).fold(0, u64::saturating_add);
+        let ahead = self.ahead();
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
         for name in names {
             self.hold(&name, promised);
             let Some(crew) = self.crews.get_mut(&name) else { continue };
-            crew.decide(&name, now, &known!(self), &mut self.figures);
+            crew.decide(&name, now, &known!(self, ahead), &mut self.figures);
             let wanted = self.beside.wanted(&name, crew, now);
             let before = crew.promised();
             let mut actions = Vec::new();
@@ -238,6 +243,7 @@ impl Fleet {
 
     /// So many workers in a pool, whatever it needs.
     pub(crate) fn fix(&mut self, pool: &str, to: Option<u32>, now: Mono) {
+        let ahead = self.ahead();
         let Some((name, crew)) =
             self.crews.get_key_value(pool).map(|(name, _)| name.clone()).and_then(|name| {
                 let crew = self.crews.get_mut(&name)?;
@@ -247,7 +253,7 @@ impl Fleet {
             return;
         };
         crew.fixed = to;
-        crew.decide(&name, now, &known!(self), &mut self.figures);
+        crew.decide(&name, now, &known!(self, ahead), &mut self.figures);
         let wanted = self.beside.wanted(&name, crew, now);
         let mut actions = Vec::new();
         if to.is_some() {
@@ -266,6 +272,7 @@ impl Fleet {
 
     /// So many workers more or fewer in every pool than are found to be needed, until this process ends.
     pub(crate) fn resize(&mut self, by: i32, now: Mono) {
+        let ahead = self.ahead();
         let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
         for name in names {
             let Some(crew) = self.crews.get_mut(&name) else { continue };
@@ -273,7 +280,7 @@ impl Fleet {
                 continue;
             }
             let changed = crew.resize(by);
-            crew.decide(&name, now, &known!(self), &mut self.figures);
+            crew.decide(&name, now, &known!(self, ahead), &mut self.figures);
             let (pool, wanted, why) = (&*name, crew.decision.target, &crew.decision.why);
             tracing::info!(pool, by, changed, wanted, why, "told to have more or fewer workers");
             let mut actions = Vec::new();
@@ -512,12 +519,11 @@ impl Fleet {
         self.others = Others::of(records, &self.host);
     }
 
-    /// How far ahead timers are to be known, to the second above.
+    /// How far ahead timers are to be known.
     #[must_use]
     pub(crate) fn ahead(&self) -> Duration {
         let slowest = self.crews.values().filter(|crew| !crew.plan.is_part()).map(Crew::boot).max();
-        let ahead = scale::ahead(slowest.unwrap_or_default());
-        Duration::from_secs(ahead.as_secs() + u64::from(ahead.subsec_nanos() > 0)).min(AHEAD_MOST)
+        scale::ahead(slowest.unwrap_or_default())
     }
 
     /// Jobs that run here now.
@@ -621,7 +627,10 @@ impl Fleet {
                     if let Some(crew) = self.crews.get_mut(pool)
                         && let Some(life) = crew.pool.slots.get(&number).and_then(Slot::life)
                     {
-                        crew.load.started(now.since(life.since));
+                        let took = now.since(life.since);
+                        let took_ms = took.as_secs_f64() * 1000.0;
+                        tracing::debug!(worker = format!("{pool}/{number}"), took_ms, "it is ready");
+                        crew.load.started(took);
                         crew.pool.boot = crew.load.boot();
                         if let Some(hand) = crew.hands.get_mut(&number) {
                             hand.kills = Some(self.kills.of(hand.pid));

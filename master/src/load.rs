@@ -20,8 +20,9 @@ const RUNNING: usize = 4096;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Demand {
     pub ready: u64,
-    /// Jobs that fell due since this master first looked.
-    pub arrived: u64,
+    /// Jobs that fell due since this master first looked, less those that were put off: a job that failed and is to come
+    /// back does not count twice.
+    pub arrived: i64,
     /// Since when the first of the ready ones has waited.
     pub waits_since: Option<Mono>,
     /// Timers that fall due in a moment.
@@ -36,7 +37,7 @@ impl Demand {
     /// After another look at the queue.
     pub(crate) fn after(self, pulse: &Pulse, now: Mono) -> Self {
         let due = pulse.enqueued.saturating_sub(pulse.waiting.saturating_sub(pulse.ready));
-        let new = due.saturating_sub(self.due.unwrap_or(due));
+        let new = due.cast_signed() - self.due.unwrap_or(due).cast_signed();
         let age = |due| pulse.now.since(due);
         let waits = pulse.oldest_due.filter(|_| !pulse.paused && pulse.ready > 0);
         Self {
@@ -177,6 +178,10 @@ mod tests {
         assert_eq!(demand.arrived, 10 - 5 + 5);
         let demand = demand.after(&pulse(1010, 905, 300), at(2000));
         assert_eq!(demand.arrived, 10 + 295, "timers that fell due");
+        let demand = demand.after(&pulse(1010, 925, 300), at(3000));
+        assert_eq!(demand.arrived, 10 + 275, "some failed, and are to come back");
+        let demand = demand.after(&pulse(1010, 925, 320), at(4000));
+        assert_eq!(demand.arrived, 10 + 295, "and did");
     }
 
     #[test]

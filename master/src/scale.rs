@@ -54,10 +54,11 @@ pub struct Inputs<'i> {
     /// Jobs that are due and wait, and for how long the first of them has.
     pub ready: u64,
     pub oldest: Duration,
-    /// Timers that fall due within [`ahead`].
+    /// Timers that fall due within so long; see [`ahead`].
     pub soon: u64,
-    /// Jobs that ever fell due.
-    pub arrived: u64,
+    pub ahead: Duration,
+    /// Jobs that ever fell due, from any beginning. It falls while it is not yet told that a job is to come back.
+    pub arrived: i64,
     /// Seconds that each of the runs took that ended since the last look, or of a sample of them.
     pub took: &'i [f64],
     /// Seconds that each running job has run so far.
@@ -116,11 +117,15 @@ pub enum Bound {
 /// What the first start is taken to need before one has been seen.
 pub const UNKNOWN_BOOT: Duration = Duration::from_secs(1);
 
+/// However slowly workers start, timers beyond this need nobody yet.
+const AHEAD_MOST: Duration = Duration::from_secs(60);
+
 /// How far ahead timers count: a worker that is started now is ready by then, though there is nothing to hear until the
-/// next look or the one after it.
+/// next look or the one after it. To the second above, so that not every start makes it another.
 #[must_use]
 pub fn ahead(boot: Duration) -> Duration {
-    boot + Duration::from_secs(2)
+    let ahead = boot + Duration::from_secs(2);
+    Duration::from_secs(ahead.as_secs() + u64::from(ahead.subsec_nanos() > 0)).min(AHEAD_MOST)
 }
 
 /// What is remembered from one decision to the next.
@@ -202,7 +207,9 @@ impl Law {
         let tail = varies * service * TAIL / left;
         let weight = (service / objective).clamp(VARIES_LEAST, 1.0);
         let base = held + (flow + weight * root.min(tail)) / slots;
-        let waiting = (inputs.ready + inputs.soon) as f64;
+        // Timers that come as evenly as all else are in the flow already.
+        let soon = (inputs.soon as f64 - rate * inputs.ahead.as_secs_f64()).max(0.0);
+        let waiting = inputs.ready as f64 + soon;
         let work = waiting * service / slots;
         let is_burst = inputs.ready > 0 && inputs.oldest.as_secs_f64() > LATE * objective;
         let free = (f64::from(inputs.workers) + f64::from(inputs.elsewhere.workers) - held).max(0.0);
@@ -220,7 +227,7 @@ impl Law {
         let drain = ((work - calm).max(0.0) / within).min(waiting / slots);
         Terms {
             ready: inputs.ready,
-            soon: inputs.soon,
+            soon: soon.round() as u64,
             rate,
             service,
             is_service_known: is_known,

@@ -5,6 +5,7 @@
 //!   and ours ([`amqp_proxy`]); a line that can be cut ([`cable`])
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
+//! - what the workers of a trace that is played for real tell of it: [`twin`]
 //! - the history that every actor of a run writes ([`history`]), and the checker that reads it ([`checker`])
 //! - what a store is meant to do ([`model`]), which the contract suite holds the real ones against; and a whole fleet in
 //!   one thread on it, under a clock of its own ([`simulation`])
@@ -27,4 +28,5 @@ pub mod simulation;
 pub mod spawn;
 pub mod time;
 pub mod tree;
+pub mod twin;
 pub mod wait;

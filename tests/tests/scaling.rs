@@ -1,4 +1,4 @@
-//! The scaling law on simulated loads, beside the rules of other systems.
+//! The scaling law on simulated loads, beside the rules of other systems, and beside real processes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its fixtures")]
 #![expect(clippy::print_stdout, reason = "the table is what is asked for")]
 
@@ -8,3 +8,5 @@ mod margins;
 mod rivals;
 #[path = "scaling/table.rs"]
 mod table;
+#[path = "scaling/twin.rs"]
+mod twin;

@@ -164,7 +164,8 @@ mod tests {
         let mut waiting = Demand::default();
         waiting.ready = 1000;
         let demand = [(queue, waiting)].into();
-        let known = Known { host: "h", demand: &demand, others: &Others::default(), blind: false };
+        let (others, ahead) = (Others::default(), crate::scale::ahead(crate::scale::UNKNOWN_BOOT));
+        let known = Known { host: "h", demand: &demand, others: &others, ahead, blind: false };
         crew.decide("p", now, &known, &mut Figures::default());
     }
 

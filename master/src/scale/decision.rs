@@ -7,7 +7,7 @@ use crate::guard::Held;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Terms {
     pub ready: u64,
-    /// Timers that fall due before a worker that is started now is ready.
+    /// Timers that fall due before a worker that is started now is ready, beyond what the flow brings in that time.
     pub soon: u64,
     /// Jobs a second that fall due.
     pub rate: f64,

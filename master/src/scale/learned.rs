@@ -35,7 +35,7 @@ pub(super) struct Learned {
     /// Jobs that fell due in each of the last seconds, the oldest first; the last is not over.
     seconds: VecDeque<f64>,
     second: Option<Mono>,
-    arrived: u64,
+    arrived: i64,
 }
 
 /// How long jobs run, as far as they are not long.
@@ -82,14 +82,15 @@ impl Learned {
         }
     }
 
-    fn note_arrivals(&mut self, now: Mono, arrived: u64) {
+    fn note_arrivals(&mut self, now: Mono, arrived: i64) {
         let Some(second) = self.second else {
             self.second = Some(now);
             self.arrived = arrived;
             self.seconds.push_back(0.0);
             return;
         };
-        let new = arrived.saturating_sub(self.arrived) as f64;
+        // Less than none, where jobs were put off.
+        let new = (arrived - self.arrived) as f64;
         self.arrived = arrived;
         let passed = now.since(second).as_secs();
         if passed == 0 {
@@ -123,7 +124,7 @@ impl Learned {
         let few = whole.len() < BUCKETS / 2;
         let (low, high) = if few { (0, 0) } else { (LOWEST_OUT, HIGHEST_OUT) };
         let kept = whole.get(low..whole.len().saturating_sub(high)).unwrap_or_default();
-        kept.iter().sum::<f64>() / kept.len().max(1) as f64
+        (kept.iter().sum::<f64>() / kept.len().max(1) as f64).max(0.0)
     }
 
     /// Counts each run as `long` at most. `running`: seconds that jobs have run so far.
@@ -166,7 +167,7 @@ mod tests {
         Mono::from_nanos(ms * 1_000_000)
     }
 
-    fn arrived(arrived: u64) -> Inputs<'static> {
+    fn arrived(arrived: i64) -> Inputs<'static> {
         Inputs { arrived, ..Inputs::default() }
     }
 
@@ -176,7 +177,7 @@ mod tests {
         learned.look(at(0), &arrived(0));
         for second in 1..=20 {
             let burst = if second >= 10 { 400 } else { 0 };
-            learned.look(at(second * 1000), &arrived(second * 3 + burst));
+            learned.look(at(second * 1000), &arrived(second.cast_signed() * 3 + burst));
         }
         assert!((learned.rate() - 3.0).abs() < 1e-9, "{}", learned.rate());
         learned.look(at(26_000), &arrived(20 * 3 + 400 + 12));
@@ -188,6 +189,17 @@ mod tests {
         learned.look(at(200_000), &arrived(472));
         assert!(learned.rate() < 1e-9, "{}", learned.rate());
         assert!(learned.seconds.len() <= BUCKETS + 1);
+    }
+
+    #[test]
+    fn what_is_put_off_arrives_once() {
+        let mut learned = Learned::default();
+        for half in 0_i64..60 {
+            // Jobs that failed are put off a moment before it is told that they failed.
+            let put_off = if half % 2 == 1 { 7 } else { 0 };
+            learned.look(at(half.unsigned_abs() * 500), &arrived(half / 2 * 10 - put_off));
+        }
+        assert!((learned.rate() - 10.0).abs() < 0.1, "{}", learned.rate());
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Memory {
         let linger =
             LINGER.max(inputs.boot * BOOTS_TO_LINGER).mul_f64(self.hold.div_duration_f64(HOLD).max(1.0));
         let lingers = self.busy.is_some_and(|at| now.since(at) < linger);
-        let drain = if inputs.ready > 0 || inputs.soon > 0 {
+        let drain = if terms.ready > 0 || terms.soon > 0 {
             self.drains.iter().map(|(_, drain)| *drain).fold(0.0, f64::max)
         } else {
             0.0

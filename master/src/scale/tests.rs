@@ -24,7 +24,7 @@ fn flow(law: &mut Law, limits: &Limits, rate: u64, service: f64) -> Decision {
         let busy = (rate as f64 * service) as usize;
         let running = vec![service / 2.0; busy];
         let look = Inputs {
-            arrived: second * rate,
+            arrived: (second * rate).cast_signed(),
             took: &took,
             running: &running,
             workers: decision.target,
@@ -86,6 +86,28 @@ fn timers_are_prepared_for() {
 }
 
 #[test]
+fn timers_that_come_evenly_are_the_flow() {
+    let limits = Limits { max: 40, target_wait: Duration::from_secs(5), ..LIMITS };
+    let mut law = Law::default();
+    let target = flow(&mut law, &limits, 50, 0.4).target;
+    assert!((19..=22).contains(&target), "{target}");
+    let look = |soon| Inputs {
+        arrived: 3050,
+        soon,
+        ahead: ahead(BOOT),
+        took: &[0.4; 50],
+        running: &[0.2; 20],
+        workers: target,
+        oldest: Duration::ZERO,
+        ..inputs(0)
+    };
+    let evenly = law.clone().decide(at(61_000), &look(150), &limits);
+    assert_eq!((evenly.needed, evenly.terms.soon), (target, 0), "{evenly:?}");
+    let at_once = law.decide(at(61_000), &look(500), &limits);
+    assert!(at_once.target > target, "{at_once:?}");
+}
+
+#[test]
 fn down_only_after_a_while_and_never_when_blind() {
     let mut law = Law::default();
     assert_eq!(law.decide(at(0), &inputs(100), &LIMITS).target, 4);
@@ -138,7 +160,7 @@ fn who_survives_stays_while_workers_fail() {
     let target = flow(&mut law, &limits, 100, 0.1).target;
     let mut failing = |second: u64, failures| {
         let look = Inputs {
-            arrived: 6000 + second * 100,
+            arrived: (6000 + second * 100).cast_signed(),
             workers: target,
             failures,
             running: &[0.1; 10],
@@ -167,7 +189,7 @@ proptest! {
     #[test]
     fn the_limits_hold_and_more_work_never_needs_less(
         looks in prop::collection::vec(
-            (0_u64..5000, 0_u64..100_000, 0_usize..20, any::<bool>(), 1_u64..5000, 0_u64..5), 1..40),
+            (0_u64..5000, -1000_i64..100_000, 0_usize..20, any::<bool>(), 1_u64..5000, 0_u64..5), 1..40),
         min in 0_u32..4, more in 0_u32..10, slots in 1_u16..64,
     ) {
         let limits = Limits { min, max: min + more.max(1), bound: Bound::Host, slots, target_wait: Duration::from_secs(1) };

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
+use super::figures::Figures;
 use super::random::Random;
 use super::trace::{Fault, Trace};
 
@@ -24,16 +25,23 @@ pub struct Style {
     /// Let go only of workers that have been idle for so long, the longest idle first; else of any, which finish what they
     /// run.
     pub idle_for: Option<f64>,
+    /// Lets go when it looks; else as soon as may be.
+    pub thins_at_looks: bool,
     /// A new build starts before the old one stops, a quarter at a time; else all stop first.
     pub surges: bool,
-    /// It looks when a job comes and finds nobody idle, though not sooner than it looks where jobs wait.
-    pub is_woken: bool,
+    /// It is told of a job that finds nobody idle, and decides at once by what it saw last and how many it was told of since,
+    /// unless more than so many wait already.
+    pub told_up_to: Option<usize>,
+    /// A job is handed to whoever became idle last, so that who is not needed stays idle; else to whoever did first, as a
+    /// blocked pull does.
+    pub last_first: bool,
 }
 
-/// What is known at one moment.
+/// What is known at one moment: what waits as it was seen last, with what was told of since.
 #[derive(Debug)]
 pub struct View<'v> {
     pub now: f64,
+    seen: f64,
     pub setting: &'v Setting,
     /// Jobs that are due and wait, and for how long the first of them has.
     pub ready: usize,
@@ -50,6 +58,8 @@ pub struct View<'v> {
     pub booting: u32,
     /// Starts that failed and workers that died so far.
     pub failures: u64,
+    /// A worker has become ready, so that it is known how long that takes.
+    pub has_booted: bool,
     /// What was wanted last.
     pub target: u32,
     /// When the timers fall due that are known of.
@@ -60,8 +70,8 @@ impl View<'_> {
     /// Timers that fall due within so many seconds.
     #[must_use]
     pub fn soon(&self, within: f64) -> usize {
-        let from = self.timers.partition_point(|due| *due <= self.now);
-        self.timers.partition_point(|due| *due <= self.now + within) - from
+        let from = self.timers.partition_point(|due| *due <= self.seen);
+        self.timers.partition_point(|due| *due <= self.seen + within) - from
     }
 }
 
@@ -75,29 +85,6 @@ pub trait Controller {
     fn bursts(&self) -> bool {
         false
     }
-}
-
-/// What came of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Figures {
-    pub jobs: usize,
-    /// The share of jobs that waited longer than the objective.
-    pub missed: f64,
-    /// Seconds from due to start.
-    pub wait_p50: f64,
-    pub wait_p99: f64,
-    pub wait_max: f64,
-    /// Seconds that workers existed, as a multiple of the seconds that their jobs ran (in all slots).
-    pub cost: f64,
-    pub worker_seconds: f64,
-    pub starts: usize,
-    /// Times that another number was wanted.
-    pub decisions: usize,
-    /// Of these, those that took back another within ten seconds, bursts and the first worker aside.
-    pub reversals: usize,
-    pub most: u32,
-    /// Seconds from the first job to the last end.
-    pub lasted: f64,
 }
 
 /// A moment of the course, for a plot: seconds, waiting jobs, workers, and how long the first in the row has waited.
@@ -139,6 +126,7 @@ enum What {
     Ended(u64),
     Died(u64),
     Look,
+    Told,
     Deploy,
 }
 
@@ -171,9 +159,11 @@ impl Eq for Event {}
 
 #[derive(Debug, Clone, Copy)]
 struct Job {
+    /// Its place in the trace, also when it has come back.
+    number: usize,
     due: f64,
     service: f64,
-    failures: i32,
+    failures: u32,
     has_started: bool,
 }
 
@@ -209,6 +199,17 @@ struct Turn {
     bursts: bool,
 }
 
+/// What waits, at the last look.
+#[derive(Debug, Default)]
+struct Seen {
+    at: f64,
+    ready: usize,
+    oldest_due: Option<f64>,
+    arrived: u64,
+    /// Jobs that were told of since.
+    told: usize,
+}
+
 struct Engine<'e> {
     trace: &'e Trace,
     setting: &'e Setting,
@@ -220,6 +221,7 @@ struct Engine<'e> {
     jobs: Vec<Job>,
     timers: Vec<f64>,
     ready: VecDeque<usize>,
+    seen: Seen,
     workers: BTreeMap<u64, Worker>,
     runs: BTreeMap<u64, Run>,
     build: u32,
@@ -228,6 +230,7 @@ struct Engine<'e> {
     filled: f64,
     failed: Option<f64>,
     failures: u64,
+    has_booted: bool,
     arrived: u64,
     finished: u64,
     lately: VecDeque<f64>,
@@ -244,7 +247,8 @@ struct Engine<'e> {
 
 impl<'e> Engine<'e> {
     fn new(trace: &'e Trace, setting: &'e Setting, style: Style, seed: u64) -> Self {
-        let job = |arrival: &super::trace::Arrival| Job {
+        let job = |(number, arrival): (usize, &super::trace::Arrival)| Job {
+            number,
             due: arrival.due,
             service: arrival.service,
             failures: 0,
@@ -258,9 +262,10 @@ impl<'e> Engine<'e> {
             now: 0.0,
             events: BinaryHeap::new(),
             number: 0,
-            jobs: trace.jobs.iter().map(job).collect(),
+            jobs: trace.jobs.iter().enumerate().map(job).collect(),
             timers: trace.jobs.iter().filter(|job| job.is_timer).map(|job| job.due).collect(),
             ready: VecDeque::new(),
+            seen: Seen::default(),
             workers: BTreeMap::new(),
             runs: BTreeMap::new(),
             build: 0,
@@ -269,6 +274,7 @@ impl<'e> Engine<'e> {
             filled: 0.0,
             failed: None,
             failures: 0,
+            has_booted: false,
             arrived: 0,
             finished: 0,
             lately: VecDeque::new(),
@@ -299,7 +305,7 @@ impl<'e> Engine<'e> {
     }
 
     fn play(&mut self, controller: &mut dyn Controller) {
-        let (mut look, mut looked) = (0.0, 0.0);
+        let mut look = 0.0;
         while let Some(event) = self.events.pop() {
             let is_over = self.open == 0 && self.now >= self.trace.lasts;
             if is_over || event.at > self.trace.lasts + PATIENCE {
@@ -308,12 +314,17 @@ impl<'e> Engine<'e> {
             self.now = event.at;
             match event.what {
                 What::Due(job) => {
+                    let before = self.ready.len();
                     self.arrived += 1;
                     self.ready.push_back(job);
-                    let at = self.now.max(looked + controller.pause(self.ready.len()));
-                    if self.style.is_woken && at < look && !self.has_idle() {
-                        look = at;
-                        self.at(look, What::Look);
+                    if self.style.told_up_to.is_some_and(|most| before <= most) && self.idle() <= before {
+                        self.seen.told += 1;
+                        self.at(self.now, What::Told);
+                        let soon = self.now.max(self.seen.at + controller.pause(self.seen.told));
+                        if soon < look {
+                            look = soon;
+                            self.at(look, What::Look);
+                        }
                     }
                 }
                 What::Booted(worker) => self.booted(worker),
@@ -326,11 +337,20 @@ impl<'e> Engine<'e> {
                         self.let_leave();
                     }
                 }
+                What::Told => {
+                    if self.seen.told > 0 {
+                        self.decide(controller);
+                    }
+                }
                 What::Look => {
                     // A look that was brought forward by others is one too many.
                     if event.at >= look {
+                        self.look();
                         self.decide(controller);
-                        looked = self.now;
+                        if self.style.thins_at_looks {
+                            self.serve();
+                            self.thin();
+                        }
                         look = self.now + controller.pause(self.ready.len());
                         self.at(look, What::Look);
                     }
@@ -338,6 +358,9 @@ impl<'e> Engine<'e> {
             }
             self.serve();
             self.fill();
+            if !self.style.thins_at_looks {
+                self.thin();
+            }
             self.sample();
         }
         for (_, worker) in std::mem::take(&mut self.workers) {
@@ -350,13 +373,25 @@ impl<'e> Engine<'e> {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    fn look(&mut self) {
+        let first = self.ready.front().and_then(|job| self.jobs.get(*job));
+        self.seen = Seen {
+            at: self.now,
+            ready: self.ready.len(),
+            oldest_due: first.map(|job| job.due),
+            arrived: self.arrived,
+            told: 0,
+        };
+    }
+
     fn decide(&mut self, controller: &mut dyn Controller) {
         let view = View {
             now: self.now,
+            seen: self.seen.at,
             setting: self.setting,
-            ready: self.ready.len(),
-            oldest: self.oldest(),
-            arrived: self.arrived,
+            ready: self.seen.ready + self.seen.told,
+            oldest: self.seen.oldest_due.map_or(0.0, |due| self.now - due),
+            arrived: self.seen.arrived,
             finished: self.finished,
             lately: &self.lately,
             running: self.runs.values().map(|run| self.now - run.since).collect(),
@@ -365,6 +400,7 @@ impl<'e> Engine<'e> {
             workers: self.count(Stage::Serving),
             booting: self.count(Stage::Booting),
             failures: self.failures,
+            has_booted: self.has_booted,
             target: self.target,
             timers: &self.timers,
         };
@@ -376,10 +412,10 @@ impl<'e> Engine<'e> {
         self.target = target;
     }
 
-    fn has_idle(&self) -> bool {
-        self.workers
-            .values()
-            .any(|worker| worker.stage == Stage::Serving && worker.running < self.setting.slots)
+    /// Jobs that could be started now.
+    fn idle(&self) -> usize {
+        let serving = self.workers.values().filter(|worker| worker.stage == Stage::Serving);
+        serving.map(|worker| usize::from(self.setting.slots.saturating_sub(worker.running))).sum()
     }
 
     fn oldest(&self) -> f64 {
@@ -390,13 +426,15 @@ impl<'e> Engine<'e> {
     /// Hands what waits to who is free.
     fn serve(&mut self) {
         while let Some(job) = self.ready.front().copied() {
-            let slots = self.setting.slots;
+            let (slots, last_first) = (self.setting.slots, self.style.last_first);
             let free = self
                 .workers
                 .iter_mut()
                 .filter(|(_, worker)| worker.stage == Stage::Serving && worker.running < slots)
-                // As a blocked pull does: whoever has waited longest is served first.
-                .min_by(|(_, a), (_, b)| a.idle_since.total_cmp(&b.idle_since));
+                .min_by(|(_, a), (_, b)| {
+                    let order = a.idle_since.total_cmp(&b.idle_since);
+                    if last_first { order.reverse() } else { order }
+                });
             let Some((id, worker)) = free else { return };
             self.ready.pop_front();
             worker.running += 1;
@@ -411,20 +449,11 @@ impl<'e> Engine<'e> {
             job.has_started = true;
             self.waits.push(self.now - job.due);
         }
-        let mut service = job.service;
-        let at_once = self.runs.len() + 1;
-        let mut lives = None;
-        for fault in &self.trace.faults {
-            match fault {
-                Fault::Slow { span, times } if span.holds(self.now) => service *= times,
-                Fault::Saturated { at_once: most } => service *= (at_once as f64 / f64::from(*most)).max(1.0),
-                Fault::Crashing { span, lives: mean, .. } if span.holds(self.now) => lives = Some(*mean),
-                Fault::Slow { .. }
-                | Fault::Crashing { .. }
-                | Fault::Failing { .. }
-                | Fault::Deploy { .. } => {}
-            }
-        }
+        let service = self.trace.takes(job.service, self.now, self.runs.len() + 1);
+        let lives = self.trace.faults.iter().find_map(|fault| match fault {
+            Fault::Crashing { span, lives, .. } if span.holds(self.now) => Some(*lives),
+            _ => None,
+        });
         let dies = lives.map(|mean| self.random.exponential(mean)).filter(|after| *after < service);
         let (after, is_death) = dies.map_or((service, false), |after| (after, true));
         self.number += 1;
@@ -449,19 +478,13 @@ impl<'e> Engine<'e> {
         }
         self.let_leave();
         let Some(job) = self.jobs.get(job).copied() else { return };
-        for fault in &self.trace.faults {
-            if let Fault::Failing { span, share } = fault
-                && span.holds(self.now)
-                && job.failures < 4
-                && self.random.chance(*share)
-            {
-                let pause = 5.0 * 2.0_f64.powi(job.failures) * (0.75 + 0.5 * self.random.fraction());
-                let again =
-                    Job { due: self.now + pause, failures: job.failures + 1, has_started: false, ..job };
-                self.jobs.push(again);
-                self.open += 1;
-                self.at(again.due, What::Due(self.jobs.len() - 1));
-            }
+        if let Some(pause) = self.trace.comes_back(job.number, job.failures, self.now) {
+            let again = Job { due: self.now + pause, failures: job.failures + 1, has_started: false, ..job };
+            self.jobs.push(again);
+            self.open += 1;
+            let place = self.timers.partition_point(|due| *due <= again.due);
+            self.timers.insert(place, again.due);
+            self.at(again.due, What::Due(self.jobs.len() - 1));
         }
     }
 
@@ -502,6 +525,7 @@ impl<'e> Engine<'e> {
         {
             worker.stage = Stage::Serving;
             worker.idle_since = self.now;
+            self.has_booted = true;
         }
         let old = self
             .workers
@@ -526,19 +550,28 @@ impl<'e> Engine<'e> {
         gone.into_iter().for_each(|id| self.bury(id));
     }
 
-    /// Brings the number of workers nearer to what is wanted.
-    fn fill(&mut self) {
+    /// Workers of the new build that are to be there beside those of the old.
+    fn surge(&self) -> u32 {
         let old = self
             .workers
             .values()
             .filter(|worker| worker.build < self.build && worker.stage != Stage::Leaving);
         let old = u32::try_from(old.count()).unwrap_or(u32::MAX);
-        let surge = if old > 0 { self.target.div_ceil(4).min(old) } else { 0 };
+        if old > 0 { self.target.div_ceil(4).min(old) } else { 0 }
+    }
+
+    /// Starts what is missing, as far as that is allowed.
+    fn fill(&mut self) {
+        let surge = self.surge();
+        // Those of the last build, as another master has the others. Who leaves has a place as long as it is there.
+        let mut own = self.workers.values().filter(|worker| worker.build == self.build).count();
         loop {
             let (booting, serving) = (self.count(Stage::Booting), self.count(Stage::Serving));
-            if booting + serving >= self.target + surge || !self.may_start(booting) {
+            let is_full = own >= usize::try_from(self.setting.max_workers).unwrap_or(usize::MAX);
+            if booting + serving >= self.target + surge || is_full || !self.may_start(booting) {
                 break;
             }
+            own += 1;
             self.number += 1;
             let id = self.number;
             let worker = Worker {
@@ -552,9 +585,13 @@ impl<'e> Engine<'e> {
             self.starts += 1;
             self.at(self.now + self.setting.boot, What::Booted(id));
         }
-        self.most = self.most.max(self.count(Stage::Booting) + self.count(Stage::Serving));
+        self.most = self.most.max(u32::try_from(self.workers.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Lets go what is more than is wanted, as far as it may be.
+    fn thin(&mut self) {
         let alive = self.count(Stage::Booting) + self.count(Stage::Serving);
-        let spare = usize::try_from(alive.saturating_sub(self.target + surge)).unwrap_or(0);
+        let spare = usize::try_from(alive.saturating_sub(self.target + self.surge())).unwrap_or(0);
         let mut spare_ones: Vec<(u64, f64)> = self
             .workers
             .iter()
@@ -607,13 +644,6 @@ impl<'e> Engine<'e> {
                 self.waits.push(self.now - job.due);
             }
         }
-        self.waits.sort_by(f64::total_cmp);
-        let jobs = self.waits.len();
-        let share = |share: f64| {
-            let place = ((jobs as f64 * share).ceil() as usize).clamp(1, jobs.max(1)) - 1;
-            self.waits.get(place).copied().unwrap_or_default()
-        };
-        let missed = self.waits.iter().filter(|wait| **wait > self.setting.target_wait).count();
         let back = |pair: &&[Turn]| match pair {
             [first, then] => {
                 first.rose != then.rose && then.at - first.at < 10.0 - 1e-6 && !first.bursts && !then.bursts
@@ -621,11 +651,6 @@ impl<'e> Engine<'e> {
             _ => false,
         };
         Figures {
-            jobs,
-            missed: missed as f64 / jobs.max(1) as f64,
-            wait_p50: share(0.5),
-            wait_p99: share(0.99),
-            wait_max: self.waits.last().copied().unwrap_or_default(),
             cost: self.worker_seconds * f64::from(self.setting.slots.max(1)) / self.work.max(1e-9),
             worker_seconds: self.worker_seconds,
             starts: self.starts,
@@ -633,6 +658,7 @@ impl<'e> Engine<'e> {
             reversals: self.turns.windows(2).filter(back).count(),
             most: self.most,
             lasted: self.now,
+            ..Figures::of_waits(std::mem::take(&mut self.waits), self.setting.target_wait)
         }
     }
 }

@@ -8,7 +8,13 @@ struct Fixed(u32);
 
 impl Controller for Fixed {
     fn style(&self) -> Style {
-        Style { idle_for: Some(0.0), surges: true, is_woken: true }
+        Style {
+            idle_for: Some(0.0),
+            thins_at_looks: false,
+            surges: true,
+            told_up_to: Some(usize::MAX),
+            last_first: false,
+        }
     }
 
     fn pause(&self, _: usize) -> f64 {
@@ -27,7 +33,7 @@ fn trace(jobs: impl IntoIterator<Item = (f64, f64)>, faults: Vec<Fault>) -> Trac
     let arrival = |(due, service)| Arrival { due, service, is_timer: false };
     let jobs: Vec<Arrival> = jobs.into_iter().map(arrival).collect();
     let lasts = jobs.last().map_or(0.0, |job| job.due);
-    Trace { name: "test", jobs, faults, lasts }
+    Trace { name: "test", seed: 1, jobs, faults, lasts }
 }
 
 /// The waits in an M/M/1 queue of load 0.8 are known: P(W > t) = 0.8 e^(-0.2 t), in units of the service time.
@@ -67,7 +73,7 @@ fn a_new_build_takes_over_with_nobody_waiting() {
     let jobs = (0..2000).map(|n| (f64::from(n) * 0.1, 0.5));
     let (figures, samples) = run(&trace(jobs, vec![Fault::Deploy { at: 100.0 }]), &SETTING, &mut Fixed(8), 1);
     assert_eq!(figures.starts, 16, "each of eight is replaced");
-    assert!(figures.most <= 10, "a quarter more at most: {}", figures.most);
+    assert!(figures.most <= 12, "a quarter more, and those who finish what they run: {}", figures.most);
     let late =
         samples.iter().filter(|sample| sample.at > 10.0).map(|sample| sample.oldest).fold(0.0, f64::max);
     assert!(late < 0.1, "{late}");

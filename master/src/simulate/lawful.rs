@@ -6,11 +6,13 @@ use roundsman_shared::clock::Mono;
 
 use super::engine::{Controller, Style, View};
 use crate::pool::IDLE_HOLD;
-use crate::scale::{Bound, Elsewhere, Inputs, Law, Limits, ahead};
+use crate::scale::{Bound, Elsewhere, Inputs, Law, Limits, UNKNOWN_BOOT, ahead};
 
 /// Between two looks, as the fleet takes them.
 const LOOK: f64 = 1.0;
 const LOOK_BUSY: f64 = 0.25;
+/// The store says nothing of a job behind so many that are due.
+const TOLD_UP_TO: usize = 128;
 
 /// [`Law`] with what it is told of a simulated fleet.
 #[derive(Debug, Default)]
@@ -22,7 +24,13 @@ pub struct Lawful {
 
 impl Controller for Lawful {
     fn style(&self) -> Style {
-        Style { idle_for: Some(IDLE_HOLD.as_secs_f64()), surges: true, is_woken: true }
+        Style {
+            idle_for: Some(IDLE_HOLD.as_secs_f64()),
+            thins_at_looks: true,
+            surges: true,
+            told_up_to: Some(TOLD_UP_TO),
+            last_first: true,
+        }
     }
 
     fn pause(&self, ready: usize) -> f64 {
@@ -38,12 +46,14 @@ impl Controller for Lawful {
         let new = usize::try_from(view.finished - self.finished).unwrap_or(usize::MAX);
         self.finished = view.finished;
         let took: Vec<f64> = view.lately.iter().rev().take(new).rev().copied().collect();
-        let boot = Duration::from_secs_f64(setting.boot);
+        let boot = if view.has_booted { Duration::from_secs_f64(setting.boot) } else { UNKNOWN_BOOT };
+        let ahead = ahead(boot);
         let inputs = Inputs {
             ready: view.ready as u64,
             oldest: Duration::from_secs_f64(view.oldest.max(0.0)),
-            soon: view.soon(ahead(boot).as_secs_f64()) as u64,
-            arrived: view.arrived,
+            soon: view.soon(ahead.as_secs_f64()) as u64,
+            ahead,
+            arrived: view.arrived.cast_signed(),
             took: &took,
             running: &view.running,
             workers: view.workers + view.booting,

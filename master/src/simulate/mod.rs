@@ -9,11 +9,13 @@
 //! It is a model: every job takes as long as the trace says, whatever else runs on the host; a pull takes no time.
 
 mod engine;
+mod figures;
 mod lawful;
 mod random;
 mod trace;
 
-pub use engine::{Controller, Figures, Sample, Setting, Style, View, run};
+pub use engine::{Controller, Sample, Setting, Style, View, run};
+pub use figures::Figures;
 pub use lawful::Lawful;
 pub use random::Random;
 pub use trace::{Arrival, Fault, KINDS, Kind, Span, Trace};

@@ -10,6 +10,12 @@ impl Random {
         Self(seed)
     }
 
+    /// The numbers that belong to one of many, under a seed.
+    pub(super) const fn of(seed: u64, one: u64) -> Self {
+        let mut random = Self(seed);
+        Self(random.next() ^ one.wrapping_mul(0xd1b5_4a32_d192_ed03))
+    }
+
     const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -13,6 +13,10 @@ pub struct Arrival {
     pub is_timer: bool,
 }
 
+/// A job fails so often at most, and comes back after so many seconds, doubled with each failure.
+const FAILURES: u32 = 4;
+const BACK: f64 = 5.0;
+
 /// Between two moments, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Span {
@@ -46,6 +50,7 @@ pub enum Fault {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
     pub name: &'static str,
+    pub seed: u64,
     pub jobs: Vec<Arrival>,
     pub faults: Vec<Fault>,
     /// Seconds.
@@ -92,7 +97,26 @@ impl Trace {
         let Maker { mut jobs, faults, lasts, .. } = maker;
         jobs.retain(|job| job.due < lasts);
         jobs.sort_by(|a, b| a.due.total_cmp(&b.due));
-        Some(Self { name, jobs, faults, lasts })
+        Some(Self { name, seed, jobs, faults, lasts })
+    }
+
+    /// The same, so many seconds later.
+    #[must_use]
+    pub fn later(mut self, by: f64) -> Self {
+        for job in &mut self.jobs {
+            job.due += by;
+        }
+        for fault in &mut self.faults {
+            match fault {
+                Fault::Failing { span, .. } | Fault::Crashing { span, .. } | Fault::Slow { span, .. } => {
+                    *span = Span { from: span.from + by, to: span.to + by };
+                }
+                Fault::Deploy { at } => *at += by,
+                Fault::Saturated { .. } => {}
+            }
+        }
+        self.lasts += by;
+        self
     }
 
     /// What was recorded: when each job fell due, from the beginning, and how long it ran.
@@ -108,7 +132,37 @@ impl Trace {
             .collect();
         jobs.sort_by(|a, b| a.due.total_cmp(&b.due));
         let lasts = jobs.last().map_or(0.0, |job| job.due);
-        Self { name, jobs, faults: Vec::new(), lasts }
+        Self { name, seed: 0, jobs, faults: Vec::new(), lasts }
+    }
+
+    /// Seconds that a job takes that starts at a moment, as one of so many that run at once.
+    #[must_use]
+    pub fn takes(&self, service: f64, at: f64, at_once: usize) -> f64 {
+        self.faults.iter().fold(service, |takes, fault| match fault {
+            Fault::Slow { span, times } if span.holds(at) => takes * times,
+            Fault::Saturated { at_once: most } => takes * (at_once as f64 / f64::from(*most)).max(1.0),
+            Fault::Slow { .. } | Fault::Crashing { .. } | Fault::Failing { .. } | Fault::Deploy { .. } => {
+                takes
+            }
+        })
+    }
+
+    /// Whether a run of a job fails that ends at a moment, after so many that did; and after how many seconds the job comes
+    /// back then. It is made of the seed, the job and its failures alone, so that it is the same wherever it is played.
+    #[must_use]
+    pub fn comes_back(&self, job: usize, failures: u32, at: f64) -> Option<f64> {
+        let share = self.faults.iter().find_map(|fault| match fault {
+            Fault::Failing { span, share } if span.holds(at) && failures < FAILURES => Some(*share),
+            Fault::Failing { .. }
+            | Fault::Crashing { .. }
+            | Fault::Slow { .. }
+            | Fault::Saturated { .. }
+            | Fault::Deploy { .. } => None,
+        })?;
+        let run = (job as u64) * u64::from(FAILURES) + u64::from(failures);
+        let mut random = Random::of(self.seed, run);
+        let fails = random.chance(share);
+        fails.then(|| BACK * f64::from(1_u32 << failures) * (0.75 + 0.5 * random.fraction()))
     }
 
     /// Seconds of work in it.
@@ -252,4 +306,41 @@ fn sparse(maker: &mut Maker) {
 fn longjobs(maker: &mut Maker) {
     let rate = |at: f64| 0.1 + 0.9 * (1.0 - (at / 1200.0 - 1.0).abs());
     maker.flow(2400.0, 1.0, rate, |random| random.lognormal(20.0, 0.5));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_depends_on_the_job_and_its_failures_alone() {
+        let trace = Trace::named("retry", 3, 1.0).unwrap();
+        let fails = |failures| -> Vec<Option<f64>> {
+            (0..2000).map(|job| trace.comes_back(job, failures, 400.0)).collect()
+        };
+        let count = |failures| fails(failures).iter().flatten().count();
+        assert!((count(0) as f64 / 2000.0 - 0.9).abs() < 0.03, "{}", count(0));
+        assert_ne!(fails(0), fails(1));
+        assert_eq!(fails(1), fails(1));
+        assert_eq!(count(4), 0, "four times at most");
+    }
+
+    #[test]
+    fn a_trace_that_begins_later_is_the_same() {
+        let trace = Trace::named("retry", 3, 0.1).unwrap();
+        let later = trace.clone().later(7.0);
+        assert!((later.lasts - trace.lasts - 7.0).abs() < 1e-9);
+        for (job, (then, now)) in trace.jobs.iter().zip(&later.jobs).enumerate() {
+            assert!((now.due - then.due - 7.0).abs() < 1e-9);
+            assert_eq!(later.comes_back(job, 0, now.due), trace.comes_back(job, 0, then.due));
+        }
+    }
+
+    #[test]
+    fn a_shortened_trace_keeps_its_rates() {
+        let (whole, tenth) = (Trace::named("step", 1, 1.0).unwrap(), Trace::named("step", 1, 0.1).unwrap());
+        let rate = |trace: &Trace| trace.jobs.len() as f64 / trace.lasts;
+        assert!((tenth.lasts - whole.lasts / 10.0).abs() < 1e-6);
+        assert!((rate(&tenth) / rate(&whole) - 1.0).abs() < 0.05, "{} and {}", rate(&tenth), rate(&whole));
+    }
 }

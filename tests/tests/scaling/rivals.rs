@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use roundsman_master::simulate::{Controller, Style, View};
 
 /// Finishes what it runs, whoever is let go.
-const DRAINS: Style = Style { idle_for: None, surges: false, is_woken: false };
+const DRAINS: Style =
+    Style { idle_for: None, thins_at_looks: false, surges: false, told_up_to: None, last_first: false };
 /// Chooses idle ones, as a courtesy.
-const IDLE: Style = Style { idle_for: Some(0.0), surges: true, is_woken: false };
+const IDLE: Style =
+    Style { idle_for: Some(0.0), thins_at_looks: false, surges: true, told_up_to: None, last_first: false };
 
 fn whole(number: f64) -> u32 {
     number.clamp(0.0, 1e9) as u32
