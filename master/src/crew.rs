@@ -140,6 +140,11 @@ impl Crew {
         self.pool.slots.values().filter_map(Slot::life)
     }
 
+    /// Whoever is too much in it is let go between two looks, too. Which worker of a foreign pool is idle nobody knows.
+    pub(crate) fn thins(&self) -> bool {
+        !self.leaving && !self.plan.is_part() && !self.plan.is_foreign()
+    }
+
     pub(crate) fn decide(&mut self, name: &str, now: Mono, known: &Known<'_>, figures: &mut Figures) {
         let Known { host, demand, others, ahead, blind } = *known;
         if self.plan.is_part() {

@@ -382,6 +382,27 @@ impl Fleet {
         self.crews.values().filter_map(|crew| crew.pool.next_deadline()).min()
     }
 
+    /// When somebody who is too much will have been idle for long.
+    #[must_use]
+    pub(crate) fn next_thinning(&self, now: Mono) -> Option<Mono> {
+        let crews = self.crews.iter().filter(|(_, crew)| crew.thins());
+        crews
+            .filter_map(|(name, crew)| crew.pool.next_thinning(now, self.beside.wanted(name, crew, now)))
+            .min()
+    }
+
+    /// Lets them go, as was decided at the last look.
+    pub(crate) fn thin(&mut self, now: Mono) {
+        let names: Vec<Arc<str>> = self.crews.keys().cloned().collect();
+        for name in names {
+            let Some(crew) = self.crews.get_mut(&name).filter(|crew| crew.thins()) else { continue };
+            let wanted = self.beside.wanted(&name, crew, now);
+            let mut actions = Vec::new();
+            crew.pool.thin(now, wanted, &mut actions);
+            self.carry_out(&name, actions, now);
+        }
+    }
+
     /// Whether more is to be started as soon as the budget allows.
     #[must_use]
     pub(crate) fn is_short(&self, now: Mono) -> bool {

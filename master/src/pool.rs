@@ -375,12 +375,33 @@ impl Pool {
                 slot.state = State::Empty;
             }
         }
-        let surplus = self.filled().saturating_sub(wanted + spares);
+        self.thin(now, desired, out);
+        let surplus = self.filled().saturating_sub(most.saturating_add(spares));
+        self.dismiss(now, surplus, "max_workers is lower", out);
+    }
+
+    /// Lets go whoever is too much and has long been idle.
+    pub fn thin(&mut self, now: Mono, desired: u32, out: &mut Actions) {
+        let surplus = self.surplus(now, desired);
         for number in self.long_idle(now).into_iter().take(surplus) {
             self.let_go(now, number, None, "fewer workers are needed", out);
         }
-        let surplus = self.filled().saturating_sub(most.saturating_add(spares));
-        self.dismiss(now, surplus, "max_workers is lower", out);
+    }
+
+    /// When the next of those who are too much will have been idle for long.
+    #[must_use]
+    pub fn next_thinning(&self, now: Mono, desired: u32) -> Option<Mono> {
+        if self.closing || self.surplus(now, desired) == 0 {
+            return None;
+        }
+        let idle = self.slots.values().filter_map(Slot::life).filter(|life| life.is_idle() && life.stays());
+        idle.filter_map(|life| Some(life.idle? + IDLE_HOLD)).filter(|end| *end > now).min()
+    }
+
+    /// Workers beyond what the pool is to have.
+    fn surplus(&self, now: Mono, desired: u32) -> usize {
+        let wanted = usize::try_from(desired.min(self.shape.max)).unwrap_or(usize::MAX);
+        self.filled().saturating_sub(wanted.saturating_add(self.spares(now, wanted)))
     }
 
     /// Lets go up to `count` workers that are more than `desired`, though they may not have been idle for long.

@@ -191,6 +191,10 @@ impl Master {
             if let Some(retry) = shortage.look(self.lacks_workers(now), now) {
                 deadline = deadline.min(retry);
             }
+            let thinning = self.fleet.next_thinning(now).filter(|_| self.stopping.is_none());
+            if let Some(thinning) = thinning {
+                deadline = deadline.min(thinning);
+            }
             let planned = deadline.max(now);
             let event = tokio::select! {
                 biased;
@@ -218,6 +222,9 @@ impl Master {
             }
             if now >= planned {
                 self.fleet.time(now);
+            }
+            if thinning.is_some_and(|at| now >= at) && self.stopping.is_none() {
+                self.fleet.thin(now);
             }
             if shortage.rings(now) && self.lacks_workers(now) {
                 self.fleet.scale(now);

@@ -31,7 +31,7 @@ const DRAIN: f64 = 0.8;
 const DRAIN_AT_ONCE: f64 = 0.65;
 const DRAIN_LEAST: f64 = 0.2;
 /// A backlog that those who are there work off in this share of the objective needs nobody else.
-const CALM: f64 = 0.5;
+const CALM: f64 = 0.6;
 /// Beyond this share of the objective, what waits has waited long, and is worked off in so much of it.
 const LATE: f64 = 0.55;
 const LATE_DRAIN: f64 = 0.25;

@@ -78,6 +78,23 @@ fn only_idle_workers_are_let_go() {
 }
 
 #[test]
+fn who_is_too_much_goes_as_soon_as_it_has_been_idle_for_long() {
+    let mut pool = filled(3, 8);
+    let mut out = Vec::new();
+    assert_eq!(pool.next_thinning(at(100), 3), None, "nobody is too much");
+    let next = pool.next_thinning(at(100), 1).unwrap();
+    assert!(next > at(100) && next <= at(260), "{next:?}");
+    pool.thin(at(100), 1, &mut out);
+    assert_eq!(out, []);
+    pool.thin(next, 1, &mut out);
+    assert_eq!(out.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
+    out.clear();
+    pool.thin(at(5000), 1, &mut out);
+    assert_eq!(out.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2]);
+    assert_eq!((pool.next_thinning(at(5000), 1), pool.filled()), (None, 1));
+}
+
+#[test]
 fn who_was_replaced_while_it_died_does_not_cost_another_its_place() {
     let mut pool = filled(2, 3);
     let mut budget = Budget::new(4, at(0));

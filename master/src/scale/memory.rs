@@ -24,6 +24,8 @@ const PERSISTS: Duration = Duration::from_secs(10);
 const TURN: Duration = Duration::from_secs(10);
 /// While workers fail, so many times what the flow needs is kept of those that are there.
 const RESERVE: f64 = 1.1;
+/// What came at once is gathered for so long after a rise, unless it needs twice as many.
+const GATHER: Duration = Duration::from_millis(250);
 /// Between two rises in calm.
 const AGAIN: Duration = Duration::from_secs(4);
 /// Between two falls after a flood.
@@ -149,7 +151,9 @@ impl Memory {
         self.is_flooded = is_flood;
         // Those who were started for it are not there yet: a little more is no news. Much more is, however few of them there
         // may be.
-        let more = !again || needed.saturating_sub(target) >= 2.max(target.div_ceil(4));
+        let gathers = self.rose.is_some_and(|(at, _)| now.since(at) < GATHER);
+        let much = 2.max(if gathers { target } else { target.div_ceil(4) });
+        let more = !again || needed.saturating_sub(target) >= much;
         // Where nobody is, nobody waits for anybody.
         target == 0 || (is_flood && more) || (!turns && !again && (is_urgent || now.since(since) >= PERSISTS))
     }

@@ -26,7 +26,7 @@ impl Controller for Lawful {
     fn style(&self) -> Style {
         Style {
             idle_for: Some(IDLE_HOLD.as_secs_f64()),
-            thins_at_looks: true,
+            thins_at_looks: false,
             surges: true,
             told_up_to: Some(TOLD_UP_TO),
             last_first: true,

@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 
 use crate::rig::{Rig, SOON, Store, figure, log, on_both, outcomes};
 
-const SHORT: &str = "[queues.default]\nbackoff = { type = \"fixed\", delay = \"200ms\" }\n";
+/// A broker may take its time until it is back.
+const SHORT: &str =
+    "[queues.default]\nmax_attempts = 1000\nbackoff = { type = \"fixed\", delay = \"200ms\" }\n";
 
 fn rig(store: Store, handler: &str, more: &str) -> Rig {
     Rig::new(store, &format!("[pools.default]\nhandler = {handler}\nmax_workers = 1\n{more}{SHORT}"))

@@ -312,7 +312,9 @@ impl<'s> Nemesis<'s> {
             }
             SupervisorKilled => {
                 let supervisor = self.stand.fleet()?.supervisor();
-                let hit = strike(&self.stand.writer, supervisor, Role::Supervisor, Fault::Kill)?;
+                // A kill of the same moment may not have been seen to take effect yet.
+                let is_gone = self.lasting.iter().any(|it| matches!(it, Lasting::NoSupervisor));
+                let hit = !is_gone && strike(&self.stand.writer, supervisor, Role::Supervisor, Fault::Kill)?;
                 self.last(hit, Lasting::NoSupervisor)
             }
             StoreKilled | StoreStopped | StoreCut | StoreFlaps | StoreForgetsScripts | StoreBusy => {
