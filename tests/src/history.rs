@@ -138,9 +138,9 @@ pub enum Event {
         crashes: u32,
         #[serde(default)]
         killed: u32,
-        /// Ends that were its own doing: errors, and time that was up.
+        /// Its attempts are used up by ends of its own: errors, and time that was up.
         #[serde(default)]
-        failures: u32,
+        spent: bool,
         /// How many final outcomes the job's history shows.
         #[serde(default)]
         finals: Option<u32>,

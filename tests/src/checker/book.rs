@@ -101,7 +101,7 @@ pub(super) enum What {
         state: JobState,
         crashes: u32,
         killed: u32,
-        failures: u32,
+        spent: bool,
         finals: Option<u32>,
         digest: Option<u32>,
     },
@@ -358,9 +358,9 @@ impl Book {
             Event::Stale { queue, id, token, .. } => Some((queue, id, What::Stale { token })),
             Event::Effect { queue, id, token, .. } => Some((queue, id, What::Effect { token })),
             Event::Ended { queue, id, state, token } => Some((queue, id, What::Ended { state, token })),
-            Event::Audit { audit, queue, id, state, crashes, killed, failures, finals, digest, .. } => {
+            Event::Audit { audit, queue, id, state, crashes, killed, spent, finals, digest, .. } => {
                 let digest = short(&digest);
-                Some((queue, id, What::Audit { audit, state, crashes, killed, failures, finals, digest }))
+                Some((queue, id, What::Audit { audit, state, crashes, killed, spent, finals, digest }))
             }
             Event::AuditPass { audit, drained } => {
                 self.audits.push(AuditPass { audit, drained, mono_us, at });

@@ -23,7 +23,7 @@ pub(super) fn poison_is_contained(book: &Book, tolerances: &Tolerances, findings
             findings.add(&job.name, format!("crashed {} workers", crashes.len()), crashes);
         }
         for fact in &job.facts {
-            let What::Audit { state, crashes, killed, failures, .. } = fact.what else { continue };
+            let What::Audit { state, crashes, killed, spent, .. } = fact.what else { continue };
             let poison = crashes >= tolerances.max_crashes || killed >= tolerances.max_killed;
             if poison && !state.is_final() {
                 let message = format!("{crashes} crashes, {killed} times killed, and still {state:?}");
@@ -34,7 +34,7 @@ pub(super) fn poison_is_contained(book: &Book, tolerances: &Tolerances, findings
                 findings.add(&job.name, message, [fact.at]);
             }
             let innocent =
-                crashes + failures == 0 && state == JobState::Dead && killed >= tolerances.max_crashes;
+                crashes == 0 && !spent && state == JobState::Dead && killed >= tolerances.max_crashes;
             if innocent && killed < tolerances.max_killed {
                 findings.add(&job.name, "a dead letter because others killed its worker", [fact.at]);
             }

@@ -80,7 +80,7 @@ pub(super) fn audit(id: &str, state: JobState) -> Event {
         attempts: 1,
         crashes: 0,
         killed: 0,
-        failures: 0,
+        spent: false,
         finals: Some(1),
         digest: Some(digest(id.as_bytes())),
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use roundsman_shared::job::view::JobView;
 use roundsman_shared::job::{AttemptEnd, State};
+use roundsman_shared::settings::QueueSettings;
 use roundsman_shared::store::{MAX_BATCH, Store, StoreError};
 use roundsman_tests::history::{Event, HistoryWriter, JobState, digest};
 use roundsman_tests::time;
 
 use crate::Failure;
 use crate::report::Report;
-use crate::stand::{QUEUES, Stand, queue};
+use crate::stand::{HARM, HARM_ATTEMPTS, QUEUES, Stand, queue};
 
 const LOOK: Duration = Duration::from_millis(50);
 /// After the last job, for what may still come of it.
@@ -20,7 +21,7 @@ const QUIET: u32 = 6;
 /// How far apart two processes may put one moment of the store's clock: each goes by a reading of its own and what has
 /// passed since, and a busy machine may have taken so long for the reading. Runs that overlap are found by the checker,
 /// which has one clock for all.
-const CLOCK_MS: i64 = 100;
+const CLOCK_MS: i64 = 25;
 
 /// What the audit counted.
 #[derive(Debug, Default)]
@@ -167,6 +168,11 @@ const fn state_of(state: State) -> (JobState, &'static str) {
     }
 }
 
+/// What the settings of a run say, or the default.
+fn attempts_of(queue: &str) -> u32 {
+    if queue == HARM { HARM_ATTEMPTS } else { QueueSettings::DEFAULT.max_attempts }
+}
+
 fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Counted) -> Result<(), Failure> {
     let (state, word) = state_of(view.state);
     *counted.states.entry(word).or_default() += 1;
@@ -218,7 +224,7 @@ fn note(writer: &HistoryWriter, view: &JobView, killed: u32, counted: &mut Count
         attempts: view.attempt,
         crashes: view.crashes,
         killed,
-        failures,
+        spent: failures >= view.max_attempts.unwrap_or_else(|| attempts_of(view.queue.as_str())),
         finals: Some(finals),
         digest: Some(digest(view.payload.get().as_bytes())),
     })?;

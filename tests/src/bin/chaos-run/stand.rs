@@ -28,6 +28,8 @@ pub(crate) const QUEUE: &str = "chaos";
 pub(crate) const NEXT: &str = "next";
 /// Of jobs that do harm to their workers.
 pub(crate) const HARM: &str = "harm";
+/// Of a job in it.
+pub(crate) const HARM_ATTEMPTS: u32 = 2;
 pub(crate) const QUEUES: [&str; 3] = [QUEUE, NEXT, HARM];
 const STOP: Duration = Duration::from_secs(20);
 /// A second supervisor is refused until the first one's tree has let go of the host.
@@ -126,7 +128,7 @@ impl Stand {
             )?;
             if queue == HARM {
                 // One that does not stop is ended by this, and not tried for long.
-                settings.push_str("timeout = \"5s\"\nmax_attempts = 2\n");
+                writeln!(settings, "timeout = \"5s\"\nmax_attempts = {HARM_ATTEMPTS}")?;
             } else if let Some(timeout) = plan.timeout {
                 writeln!(settings, "timeout = \"{}ms\"", timeout.as_millis())?;
             }
