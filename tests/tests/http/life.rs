@@ -18,7 +18,35 @@ on_both!(
     a_stop_answers_who_waits,
     a_taken_port_is_waited_for,
     settings_move_it,
+    its_socket_outlives_a_deploy,
 );
+
+/// Connections wait in the socket, not in a process: with another one, those of the old one were cut off.
+fn its_socket_outlives_a_deploy(store: Store) {
+    let rig = Rig::new(store, NOBODY);
+    let up = rig.up();
+    let (before, sockets) = (http_process(&up), listening(rig.client.port));
+    assert_eq!(sockets.len(), 1, "{sockets:?}");
+    let deployed = rig.site.cli(&["deploy", "--watch", "100ms"]).unwrap();
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
+    wait_for("the old process to leave", SOON, || {
+        if before.is_alive() { Err(before.to_string()) } else { Ok(()) }
+    })
+    .unwrap();
+    assert_eq!(listening(rig.client.port), sockets, "{}", up.stderr());
+    assert_eq!(rig.client.get("/livez").status, 200);
+}
+
+/// The inodes of the sockets that listen on a port of this machine, by proc_net(5).
+fn listening(port: u16) -> BTreeSet<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{port:04X}");
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields
+        .filter(|fields| fields.get(1).is_some_and(|it| it.ends_with(&local)) && fields.get(3) == Some(&"0A"))
+        .filter_map(|fields| fields.get(9).map(ToString::to_string))
+        .collect()
+}
 
 fn a_killed_one_is_replaced_and_nothing_is_lost(store: Store) {
     let rig = Rig::new(store, NOBODY);
