@@ -154,6 +154,10 @@ pub struct StoreClock {
 /// A reading of the store's clock may run ahead of what this host expects by this much before it is doubted.
 pub const SKEW_GUARD: Duration = Duration::from_secs(1);
 
+/// Two clocks that are being set right part by at most one in so many: 500 ppm, the most that NTP slews at (RFC 5905, the
+/// clock discipline's maximum frequency tolerance).
+const DRIFT: u32 = 2_000;
+
 impl StoreClock {
     /// The earliest that the store's clock can stand at `now`: what falls due by then is surely due.
     #[must_use]
@@ -167,6 +171,21 @@ impl StoreClock {
         self.reading + now.since(self.sent)
     }
 
+    /// What this and a newer reading tell together: an answer that was long on its way makes nothing less certain that an
+    /// earlier one told. Where the two cannot both be true a clock has stepped, and the newer one counts.
+    #[must_use]
+    pub fn narrowed(self, newer: Self) -> Self {
+        let now = newer.received;
+        let drift = now.since(self.received) / DRIFT;
+        let least = (self.at_least(now) - drift).max(newer.at_least(now));
+        let most = (self.at_most(now) + drift).min(newer.at_most(now));
+        if least > most {
+            return newer;
+        }
+        let width = u64::try_from(most.since(least).as_nanos()).unwrap_or(u64::MAX);
+        Self { reading: least, sent: Mono(now.0.saturating_sub(width)), received: now }
+    }
+
     /// The moment on this host's clock at which `due` has surely come on the store's.
     #[must_use]
     pub fn when(&self, due: StoreTime) -> Mono {
@@ -176,6 +195,8 @@ impl StoreClock {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prop_assert, proptest};
+
     use super::*;
 
     #[test]
@@ -193,6 +214,61 @@ mod tests {
             StoreTime::from_millis(10_050)
         );
         assert_eq!(clock.when(StoreTime::from_millis(1)), clock.received);
+    }
+
+    /// A reading of a store whose clock stands at the host's plus an offset, asked at `sent` and `back` later here.
+    fn asked(offset_ms: i64, sent: u64, there: u64, back: u64) -> StoreClock {
+        const MS: u64 = 1_000_000;
+        let at = i64::try_from(sent + there).unwrap();
+        StoreClock {
+            reading: StoreTime::from_millis(at + offset_ms),
+            sent: Mono::from_nanos(sent * MS),
+            received: Mono::from_nanos((sent + there + back) * MS),
+        }
+    }
+
+    #[test]
+    fn a_slow_answer_takes_nothing_back() {
+        let quick = asked(1_000, 100, 1, 1);
+        let slow = asked(1_000, 200, 10, 40);
+        let now = slow.received;
+        assert_eq!(now.since(Mono::from_nanos(0)), Duration::from_millis(250));
+        let truth = StoreTime::from_millis(1_250);
+        assert_eq!(slow.at_least(now), truth - Duration::from_millis(40));
+
+        let both = quick.narrowed(slow);
+        // A millisecond of the quick one's way, and what the clocks may have parted by in 148.
+        let drift = Duration::from_micros(74);
+        assert_eq!(both.at_least(now), truth - Duration::from_millis(1) - drift);
+        assert_eq!(both.at_most(now), truth + Duration::from_millis(1) + drift);
+        assert_eq!(
+            slow.narrowed(asked(1_000, 300, 1, 1)).at_least(now + Duration::from_millis(52)),
+            StoreTime::from_millis(1_301)
+        );
+    }
+
+    #[test]
+    fn a_clock_that_stepped_is_believed() {
+        for offset in [-500, 500, 1_100] {
+            let newer = asked(1_000 + offset, 200, 3, 3);
+            assert_eq!(asked(1_000, 100, 3, 3).narrowed(newer), newer, "{offset}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_truth_stays_within(calls in proptest::collection::vec((0_u64..5_000, 0_u64..50, 0_u64..50), 1..20)) {
+            let (mut clock, mut at) = (None::<StoreClock>, 0);
+            for (pause, there, back) in calls {
+                let newer = asked(7, at + pause, there, back);
+                at += pause + there + back;
+                let kept = clock.map_or(newer, |known| known.narrowed(newer));
+                let (now, truth) = (newer.received, StoreTime::from_millis(i64::try_from(at).unwrap() + 7));
+                prop_assert!(newer.at_least(now) <= kept.at_least(now) && kept.at_least(now) <= truth);
+                prop_assert!(truth <= kept.at_most(now) && kept.at_most(now) <= newer.at_most(now));
+                clock = Some(kept);
+            }
+        }
     }
 
     #[test]

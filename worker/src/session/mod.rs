@@ -168,6 +168,10 @@ impl Session {
         (self.assignment.lease / 10).max(Duration::from_millis(300))
     }
 
+    fn heard(&mut self, clock: StoreClock) {
+        self.clock = Some(self.clock.map_or(clock, |known| known.narrowed(clock)));
+    }
+
     /// Store time in Unix ms at a moment of this host's clock.
     fn stamp(&self, at: Mono) -> i64 {
         self.reading(at).map_or(0, StoreTime::as_millis)
@@ -427,7 +431,7 @@ impl Session {
             }
             return;
         }
-        self.clock = Some(StoreClock { reading, sent, received: now });
+        self.heard(StoreClock { reading, sent, received: now });
         // Where nothing is due any more, the next look waits to be called for.
         let hinted = std::mem::take(&mut self.lines[at].hinted);
         if !hinted && (pulled.deliveries.is_empty() || pulled.next_due.is_none_or(|due| due > reading)) {
@@ -508,7 +512,7 @@ impl Session {
                 actions,
             ),
             Ok(renewed) => {
-                self.clock = Some(StoreClock { reading: renewed.now, sent, received: now });
+                self.heard(StoreClock { reading: renewed.now, sent, received: now });
                 self.lines[at].lease_until = Some(sent + self.assignment.lease);
                 for id in renewed.cancel {
                     self.cancel(now, queue, &id, actions);
