@@ -3,7 +3,7 @@
 //! Text is kept only for names of jobs; a fact takes 72 bytes, so that a million jobs with all their events fit
 //! into a gigabyte. The lines themselves stay in their files and are quoted from there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 
@@ -28,6 +28,10 @@ pub struct Book {
     /// Faults that hit everyone: of the store and of clocks.
     pub(super) common: Vec<(u64, Fault, LineRef)>,
     pub(super) audits: Vec<AuditPass>,
+    /// When a supervisor or master that was stopped could not see to anything, in the order of time, apart.
+    unwatched: Vec<(u64, u64)>,
+    /// Supervisors and masters that something was done to.
+    watchers: BTreeSet<(u32, Option<u64>)>,
     /// Lines that are no history, and gaps in a file's numbers.
     pub(super) broken: Vec<(LineRef, String)>,
     /// The last moment of the history.
@@ -244,7 +248,38 @@ impl Book {
         }
         self.common.sort_by_key(|(mono_us, _, _)| *mono_us);
         self.audits.sort_by_key(|pass| pass.mono_us);
+        self.unwatched = self.stops_of_watchers();
         self
+    }
+
+    fn stops_of_watchers(&self) -> Vec<(u64, u64)> {
+        let mut stops = Vec::new();
+        for (pid, start) in &self.watchers {
+            let mut since = None;
+            let facts = self.processes.get(pid).into_iter().flatten().filter(|fact| fact.start == *start);
+            for fact in facts {
+                if fact.what == Happening::Fault(Fault::Stop) {
+                    since = since.or(Some(fact.mono_us));
+                } else if fact.is_end() || fact.what == Happening::Fault(Fault::Continue) {
+                    stops.extend(since.take().map(|since| (since, fact.mono_us)));
+                }
+            }
+            stops.extend(since.map(|since| (since, self.last_us)));
+        }
+        stops.sort_unstable();
+        let mut apart: Vec<(u64, u64)> = Vec::new();
+        for (since, until) in stops {
+            match apart.last_mut().filter(|(_, last)| since <= *last) {
+                Some((_, last)) => *last = until.max(*last),
+                None => apart.push((since, until)),
+            }
+        }
+        apart
+    }
+
+    /// For how much of a span a supervisor or a master was stopped.
+    pub(super) fn unwatched_us(&self, from: u64, to: u64) -> u64 {
+        self.unwatched.iter().map(|(since, until)| to.min(*until).saturating_sub(from.max(*since))).sum()
     }
 
     /// What there is to judge.
@@ -370,6 +405,9 @@ impl Book {
                 if !matches!(role, Some(Role::Store)) =>
             {
                 let fact = ProcessFact { mono_us, at, start: target_start, what: Happening::Fault(fault) };
+                if matches!(role, Some(Role::Supervisor | Role::Master)) {
+                    self.watchers.insert((target, target_start));
+                }
                 self.processes.entry(target).or_default().push(fact);
                 None
             }

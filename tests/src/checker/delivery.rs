@@ -125,12 +125,8 @@ fn rerun_cause(
         let cuts = fact.is_end() || matches!(fact.what, Happening::Fault(Fault::Stop | Fault::Hang));
         cuts && between(fact.mono_us) && one.is_in_flight(fact.mono_us, tolerances)
     });
-    let outage = book.common.iter().any(|(mono_us, fault, _)| {
-        matches!(fault, Fault::StoreKill | Fault::StoreStop) && *mono_us <= next.mono_us
-            // An outage that began before the run may still have lost its ack or its lease.
-            && (between(*mono_us) || outage_lasts(book, *mono_us, one.start.mono_us))
-    });
-    (hit || outage).then_some(RerunCause::Cut)
+    // An outage that began before the run may still have lost its ack or its lease.
+    (hit || was_away(book, one.start.mono_us, next.mono_us)).then_some(RerunCause::Cut)
 }
 
 /// Whether a store that was stopped at `since` was still stopped at `until`.
@@ -142,6 +138,15 @@ fn outage_lasts(book: &Book, since: u64, until: u64) -> bool {
         }
     }
     answer && book.common.iter().any(|(mono_us, fault, _)| *mono_us == since && *fault == Fault::StoreStop)
+}
+
+/// Whether the store was hit between two moments, or had been and was not back at the first.
+fn was_away(book: &Book, from: u64, to: u64) -> bool {
+    book.common.iter().any(|(mono_us, fault, _)| {
+        matches!(fault, Fault::StoreKill | Fault::StoreStop)
+            && *mono_us <= to
+            && (from <= *mono_us || outage_lasts(book, *mono_us, from))
+    })
 }
 
 /// A job runs again only because its run asked for it or was cut off.
@@ -223,7 +228,7 @@ pub(super) fn recovery_is_prompt(book: &Book, tolerances: &Tolerances, findings:
 ///
 /// A run whose process died before its word can have been acknowledged is judged as cut off, not by that word. One that
 /// leaves by itself has its acks sent first, unless it leaves because its leases are about to lapse: then it also leaves
-/// others of its jobs unfinished.
+/// others of its jobs unfinished, or the store was away.
 pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, findings: &mut Findings) {
     let last = |run: &Execution| run.process.iter().find(|it| it.is_end()).copied();
     let in_haste: HashSet<LineRef> = book
@@ -244,7 +249,9 @@ pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, 
                 Some(it) if matches!(it.what, Happening::Fault(_)) => {
                     end_us.saturating_add(tolerances.ack_us)
                 }
-                Some(it) if in_haste.contains(&it.at) => NEVER,
+                Some(it) if in_haste.contains(&it.at) || was_away(book, one.start.mono_us, it.mono_us) => {
+                    NEVER
+                }
                 _ => end_us,
             };
             if one.death_us() < next.start.mono_us && one.death_us() <= heard_us {

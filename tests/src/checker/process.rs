@@ -88,13 +88,14 @@ pub(super) fn no_timeout_before_its_time(book: &Book, tolerances: &Tolerances, f
     }
 }
 
-/// A job over its timeout is stopped, or its worker ended.
+/// A job over its timeout is stopped, or its worker ended, once there is somebody to do it.
 pub(super) fn overdue_is_ended(book: &Book, tolerances: &Tolerances, findings: &mut Findings) {
     for (job, run) in each_run(book).filter(|(_, run)| run.run.timeout_ms > 0) {
         // While it is stopped nobody can say so; its master sees to it by silence.
         let stopped = run.process.iter().any(|it| it.what == Happening::Fault(Fault::Stop));
         let limit_us = u64::from(run.run.timeout_ms) * 1_000 + tolerances.timeout_us;
-        let lasted = run.over_us(tolerances).min(book.last_us).saturating_sub(run.start.mono_us);
+        let (from, to) = (run.start.mono_us, run.over_us(tolerances).min(book.last_us));
+        let lasted = to.saturating_sub(from).saturating_sub(book.unwatched_us(from, to));
         if lasted > limit_us && !stopped {
             let message = format!("ran {} ms with a timeout of {} ms", lasted / 1_000, run.run.timeout_ms);
             findings.add(&job.name, message, [run.start.at]);

@@ -419,6 +419,43 @@ fn a_store_outage_excuses_a_second_run() {
     assert_eq!(scenario.verdict(&tolerances()).1, "");
 }
 
+/// The job runs on past its time, while its master is stopped from 50 s to `until` s.
+fn overdue_while_its_master_is_stopped(until: u64, ended: Event) -> String {
+    const MASTER: u32 = 98;
+    let mut scenario = Scenario::good();
+    scenario.change(|entry| {
+        let is_death = matches!(entry.event, Event::Death { target_pid: OVERDUE, .. });
+        let is_later = entry.ms >= 64_000;
+        entry.ms += if is_later { 20_000 } else { 0 };
+        is_death
+    });
+    let stop = Event::Fault {
+        fault: Fault::Stop,
+        target_pid: Some(MASTER),
+        target_start: Some(u64::from(MASTER)),
+        role: Some(Role::Master),
+    };
+    scenario.add(50_000, NEMESIS, stop).add(until * 1_000, NEMESIS, ended);
+    scenario.verdict(&tolerances()).1
+}
+
+#[test]
+fn who_is_stopped_can_end_nobody() {
+    const MASTER: u32 = 98;
+    let gone_on = Event::Fault {
+        fault: Fault::Continue,
+        target_pid: Some(MASTER),
+        target_start: Some(u64::from(MASTER)),
+        role: Some(Role::Master),
+    };
+    for end in [gone_on, death(MASTER, Cause::Stalled)] {
+        // 81 s with a timeout of 60 and 10 allowed: 12 s without a master excuse it, 10 do not.
+        assert_eq!(overdue_while_its_master_is_stopped(62, end.clone()), "");
+        let said = overdue_while_its_master_is_stopped(60, end);
+        assert!(said.contains("overdue_is_ended (P7): 1 violations"), "{said}");
+    }
+}
+
 #[test]
 fn a_pid_that_is_used_again_is_another_process() {
     let mut scenario = Scenario::good();

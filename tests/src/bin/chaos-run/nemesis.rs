@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -88,9 +88,12 @@ impl Drop for Crowd {
 }
 
 /// Sees each worker that wrote a history die, whoever ended it: by that a run without an end is known to be over.
+/// Whoever else it is told to follow, too.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
+    /// Who else is watched.
+    others: Arc<Mutex<Vec<Process>>>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
@@ -102,6 +105,8 @@ impl Watcher {
         let history = HistoryWriter::create(&folder, "watcher")?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let others = Arc::<Mutex<Vec<Process>>>::default();
+        let told = others.clone();
         let watch = move || -> std::io::Result<()> {
             // `false` once its death was written.
             let mut known: BTreeMap<Process, bool> = BTreeMap::new();
@@ -112,6 +117,9 @@ impl Watcher {
                     if let Some(process) = writer_of(&name.to_string_lossy()) {
                         known.entry(process).or_insert(true);
                     }
+                }
+                for process in told.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                    known.entry(process).or_insert(true);
                 }
                 for (process, alive) in &mut known {
                     if *alive && !process.is_alive() {
@@ -127,7 +135,11 @@ impl Watcher {
             }
         };
         let thread = std::thread::spawn(move || watch().map_err(|error| error.to_string()));
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, others, thread: Some(thread) })
+    }
+
+    pub(crate) fn follow(&self, process: Process) {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).push(process);
     }
 
     pub(crate) fn end(mut self) -> Result<(), Failure> {

@@ -146,7 +146,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
                 .map_err(|error| error.to_string())
         };
         let producing = scope.spawn(load);
-        let mut nemesis = Nemesis::new(&mut stand, &vitals, options, span)?;
+        let mut nemesis = Nemesis::new(&mut stand, &vitals, &watcher, options, span)?;
         let walked = nemesis.walk();
         let (made, mended) = (std::mem::take(&mut nemesis.made), nemesis.mend());
         over.store(true, Ordering::Relaxed);
@@ -205,6 +205,7 @@ async fn produce(
 struct Nemesis<'s> {
     stand: &'s mut Stand,
     vitals: &'s Vitals,
+    watcher: &'s Watcher,
     random: Random,
     span: Duration,
     rows: Vec<(Row, u64)>,
@@ -222,6 +223,7 @@ impl<'s> Nemesis<'s> {
     fn new(
         stand: &'s mut Stand,
         vitals: &'s Vitals,
+        watcher: &'s Watcher,
         options: &Options,
         span: Duration,
     ) -> Result<Self, Failure> {
@@ -233,6 +235,7 @@ impl<'s> Nemesis<'s> {
         Ok(Self {
             stand,
             vitals,
+            watcher,
             random: Random::new(options.seed),
             span,
             rows: served(&ROWS),
@@ -356,6 +359,8 @@ impl<'s> Nemesis<'s> {
 
     fn hit_master(&mut self, fault: Fault) -> Result<bool, Failure> {
         let Some(master) = Tree::of(self.stand.fleet()?.supervisor()).master else { return Ok(false) };
+        // A stop lasts until it goes on or is replaced.
+        self.watcher.follow(master);
         let hit = strike(&self.stand.writer, master, Role::Master, fault)?;
         if fault == Fault::Stop { self.last(hit, Lasting::Stopped(master, Role::Master)) } else { Ok(hit) }
     }
