@@ -1,7 +1,7 @@
 //! Roundsman from outside: what tests, benchmarks and chaos runs share.
 //!
 //! - fixtures that start real programs and take them down with the test: [`redis_server`], [`rabbit_server`],
-//!   [`tree`], [`browser`]; and [`receiver`], small servers made here; a broker's other user ([`amqp_client`]), and what stands between it
+//!   [`tree`], [`browser`]; [`receiver`], small servers made here, and [`ports`] for them; a broker's other user ([`amqp_client`]), and what stands between it
 //!   and ours ([`amqp_proxy`]); a line that can be cut ([`cable`])
 //! - what is known of a process without its help: [`proc`]
 //! - waiting for a condition, the only place where a test may sleep: [`wait`]
@@ -20,6 +20,7 @@ pub mod checker;
 pub mod history;
 pub mod model;
 pub mod pipe_child;
+pub mod ports;
 pub mod proc;
 pub mod rabbit_server;
 pub mod receiver;

@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::proc::Process;
-use crate::redis_server::free_port;
 use crate::spawn;
 use crate::wait::{TimedOut, wait_for};
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::proc::{Process, State};
 use crate::spawn;
 use crate::wait::{TimedOut, wait_for};
@@ -330,14 +331,6 @@ impl Drop for RedisServer {
         // Failing here would hide the test's own failure; the parent-death signal is the second line.
         let _ = self.kill();
     }
-}
-
-/// A loopback port that nobody listens on now.
-///
-/// # Errors
-/// When there is none.
-pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 fn is_clash(log: &str) -> bool {

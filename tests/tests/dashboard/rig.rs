@@ -1,7 +1,8 @@
 //! A fleet with its dashboard on a free port, and a browser before it.
 
 use roundsman_tests::browser::Browser;
-use roundsman_tests::redis_server::{RedisOptions, RedisServer, free_port};
+use roundsman_tests::ports::free_port;
+use roundsman_tests::redis_server::{RedisOptions, RedisServer};
 use roundsman_tests::tree::{Site, Up, UpOptions, built};
 use serde_json::Value;
 

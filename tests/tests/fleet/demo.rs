@@ -1,6 +1,6 @@
 //! What a newcomer sees within a minute of `up --demo`.
 
-use roundsman_tests::redis_server::free_port;
+use roundsman_tests::ports::free_port;
 use roundsman_tests::tree::{Site, Up, UpOptions};
 use roundsman_tests::wait::wait_for;
 use rustix::process::Signal;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use roundsman_tests::amqp_client::Client;
+use roundsman_tests::ports::free_port;
 use roundsman_tests::rabbit_server::RabbitServer;
-use roundsman_tests::redis_server::free_port;
 use roundsman_tests::spawn;
 use roundsman_tests::tree::Up;
 use roundsman_tests::wait::wait_for;

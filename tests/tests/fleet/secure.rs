@@ -5,8 +5,8 @@ use std::process::{Child, Stdio};
 
 use lapin::BasicProperties;
 use roundsman_tests::amqp_client::Client;
+use roundsman_tests::ports::free_port;
 use roundsman_tests::rabbit_server::RabbitServer;
-use roundsman_tests::redis_server::free_port;
 use roundsman_tests::spawn;
 use roundsman_tests::tree::UpOptions;
 use roundsman_tests::wait::wait_for;

@@ -4,8 +4,8 @@ use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use roundsman_tests::ports::free_port;
 use roundsman_tests::receiver::{Receiver, Reply, Seen};
-use roundsman_tests::redis_server::free_port;
 use roundsman_tests::spawn;
 use roundsman_tests::tree::Up;
 use roundsman_tests::wait::wait_for;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use roundsman_tests::redis_server::free_port;
+use roundsman_tests::ports::free_port;
 use roundsman_tests::spawn;
 use roundsman_tests::wait::wait_for;
 

@@ -158,7 +158,7 @@ fn a_taken_port_is_waited_for(store: Store) {
 fn settings_move_it(store: Store) {
     let rig = Rig::new(store, NOBODY);
     let up = rig.up();
-    let other = Client::new(roundsman_tests::redis_server::free_port().unwrap());
+    let other = Client::new(roundsman_tests::ports::free_port().unwrap());
     let settings = std::fs::read_to_string(rig.site.work().join("roundsman.toml")).unwrap();
     let moved = settings.replace(&rig.client.port.to_string(), &other.port.to_string());
     rig.site.configure(&moved).unwrap();

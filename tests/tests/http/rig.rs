@@ -4,8 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
+use roundsman_tests::ports::free_port;
 use roundsman_tests::proc::Process;
-use roundsman_tests::redis_server::{RedisOptions, RedisServer, free_port};
+use roundsman_tests::redis_server::{RedisOptions, RedisServer};
 use roundsman_tests::tree::{Site, Up, UpOptions};
 use roundsman_tests::wait::wait_for;
 use serde_json::Value;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundsman_tests::receiver::{Receiver, Reply, Seen};
 use roundsman_tests::tree::{Site, Up, UpOptions};
 use roundsman_tests::wait::wait_for;
-use roundsman_tests::{redis_server, time};
+use roundsman_tests::{ports, time};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -366,7 +366,7 @@ fn one_call_of_many_clients_is_stored_with_others(store: Store) {
 
 /// Another host of the same fleet, with its own address.
 fn host(rig: &Rig, id: &str) -> (Site, Client, Up) {
-    let client = Client::new(redis_server::free_port().unwrap());
+    let client = Client::new(ports::free_port().unwrap());
     let settings = std::fs::read_to_string(rig.site.work().join("roundsman.toml")).unwrap();
     let site = Site::new("").unwrap();
     site.configure(&settings.replace(&rig.client.port.to_string(), &client.port.to_string())).unwrap();

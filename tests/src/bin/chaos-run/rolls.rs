@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use roundsman_shared::store::Store;
 use roundsman_tests::history::{Event, HistoryWriter};
+use roundsman_tests::ports::free_port;
 use roundsman_tests::proc::Process;
-use roundsman_tests::redis_server::free_port;
 use roundsman_tests::time;
 use roundsman_tests::tree::built;
 use roundsman_tests::wait::wait_for;
