@@ -419,6 +419,29 @@ fn a_store_outage_excuses_a_second_run() {
     assert_eq!(scenario.verdict(&tolerances()).1, "");
 }
 
+#[test]
+fn a_store_that_is_away_takes_no_acks() {
+    // Its worker leaves when its leases are about to lapse, and what it had to say of the job is not heard.
+    for (away, fair) in [(true, true), (false, false)] {
+        let mut scenario = Scenario::good();
+        scenario.drop_where(|entry| is_start(&entry.event, "released") && entry.ms > 3_000);
+        scenario.drop_where(|entry| matches!(&entry.event, Event::End { id, .. } if id == "released"));
+        scenario.add(3_005, DRAINED, end("released", 11, Outcome::Retry));
+        scenario.add(3_100, CALM, start("released", 1, 12)).add(
+            3_102,
+            CALM,
+            end("released", 12, Outcome::Done),
+        );
+        if away {
+            let (target_pid, role) = (Some(99), Some(Role::Store));
+            let killed = Event::Fault { fault: Fault::StoreKill, target_pid, target_start: None, role };
+            scenario.add(3_002, NEMESIS, killed);
+        }
+        let said = scenario.verdict(&tolerances()).1;
+        assert_eq!(!said.contains("attempts_are_charged_fairly (P8)"), fair, "{said}");
+    }
+}
+
 /// The job runs on past its time, while its master is stopped from 50 s to `until` s.
 fn overdue_while_its_master_is_stopped(until: u64, ended: Event) -> String {
     const MASTER: u32 = 98;
