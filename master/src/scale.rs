@@ -25,26 +25,28 @@ use memory::Memory;
 
 /// Between two looks, about.
 const LOOK: f64 = 0.25;
-/// The share of the time between a start and the objective within which a backlog is to be worked off, and the least
-/// share of the objective that is taken for it.
-const DRAIN: f64 = 0.8;
+/// The share of the time between a start and the objective within which what is counted of a backlog is to be worked off,
+/// by whether it came evenly or at once, and the least share of the objective that is taken for it.
+const DRAIN: f64 = 1.15;
 const DRAIN_AT_ONCE: f64 = 0.65;
 const DRAIN_LEAST: f64 = 0.2;
 /// A backlog that those who are there work off in this share of the objective needs nobody else.
-const CALM: f64 = 0.6;
+const CALM: f64 = 0.65;
 /// Beyond this share of the objective, what waits has waited long, and is worked off in so much of it.
 const LATE: f64 = 0.55;
 const LATE_DRAIN: f64 = 0.25;
 /// More than so many times what the flow brings in that time came at once.
-const AT_ONCE: f64 = 1.5;
+const AT_ONCE: f64 = 2.0;
 /// A backlog worth so much of a worker is acted on at once.
 const URGENT: f64 = 1.0;
-/// What is more than a whole number by less than this, or than this share of all, is no further worker.
-const SPARE: f64 = 0.3;
-const SPARE_SHARE: f64 = 0.15;
-/// How many of the variations of the flow are to be staffed for; ln(1/0.01), for one wait in a hundred.
-const TAIL: f64 = 4.6;
-const VARIES_LEAST: f64 = 0.05;
+/// What is more than a whole number by less than this, or than this share of all, starts no further worker; and keeps none.
+/// One that is let go though the flow needs it soon comes back.
+const SPARE: Spare = Spare { most: 0.45, share: 0.15 };
+const SPARE_TO_KEEP: Spare = Spare { most: 0.4, share: 0.04 };
+/// How many of the variations of the flow are to be staffed for; what goes beyond becomes a backlog, which is worked off
+/// in time.
+const TAIL: f64 = 2.0;
+const VARIES_LEAST: f64 = 0.2;
 /// At its maximum for so long with more needed, the pool is saturated.
 pub(crate) const SATURATED: Duration = Duration::from_secs(60);
 
@@ -170,7 +172,10 @@ impl Law {
         } else {
             self.memory.calm();
             let lower = keep.max(up);
-            if lower < self.target && self.memory.may_fall(now, inputs.ready) {
+            if lower < self.target
+                && inputs.ready == 0
+                && self.memory.may_fall(now, self.target, lower, self.learned.run())
+            {
                 self.target = lower;
                 self.memory.fell(now);
             }
@@ -259,11 +264,19 @@ impl Law {
     }
 }
 
-fn whole(workers: f64) -> u32 {
-    (workers - SPARE.min(SPARE_SHARE * workers)).max(0.0).ceil() as u32
+/// What may be missing of a worker.
+struct Spare {
+    most: f64,
+    share: f64,
+}
+
+impl Spare {
+    fn whole(&self, workers: f64) -> u32 {
+        (workers - self.most.min(self.share * workers)).max(0.0).ceil() as u32
+    }
 }
 
 fn needed(terms: &Terms, inputs: &Inputs<'_>) -> u32 {
-    let needed = whole(terms.base + terms.drain);
+    let needed = SPARE.whole(terms.base + terms.drain);
     needed.max(u32::from(inputs.is_busy()))
 }

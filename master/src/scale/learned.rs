@@ -17,14 +17,20 @@ const SAMPLES_FOR: Duration = Duration::from_secs(60);
 /// A run is long beyond so many medians, and is never called long below this.
 const LONG: f64 = 6.0;
 const LONG_LEAST: f64 = 0.05;
-/// Seconds over which the rate is taken, and what of them is left out: a burst is a backlog, not a rate.
-const BUCKETS: usize = 15;
+/// Seconds over which the rate is taken: as many as have brought so many jobs, within limits. Of a few jobs chance would make
+/// twice as many or half.
+const BUCKETS_LEAST: usize = 15;
+const BUCKETS_MOST: usize = 60;
+const ARRIVALS: f64 = 25.0;
+/// What of them is left out: a burst is a backlog, not a rate.
 const HIGHEST_OUT: usize = 2;
 const LOWEST_OUT: usize = 1;
-/// Runs of so late tell that jobs take longer now, when so many say so, by so much.
+/// Runs of so late tell that jobs take longer now, when so many say so, by so much, and by so many standard errors of what
+/// they make.
 const LATELY: Duration = Duration::from_secs(4);
 const JUMP: f64 = 1.4;
 const JUMP_SAMPLES: usize = 6;
+const JUMP_ERRORS: f64 = 4.0;
 
 /// See the module's text.
 #[derive(Debug, Clone, Default)]
@@ -102,11 +108,11 @@ impl Learned {
         if let Some(last) = self.seconds.back_mut() {
             *last += share;
         }
-        for _ in 1..passed.min(BUCKETS as u64) {
+        for _ in 1..passed.min(BUCKETS_MOST as u64) {
             self.seconds.push_back(share);
         }
         self.seconds.push_back(0.0);
-        while self.seconds.len() > BUCKETS + 1 {
+        while self.seconds.len() > BUCKETS_MOST + 1 {
             self.seconds.pop_front();
         }
         self.second = Some(second + Duration::from_secs(passed));
@@ -117,11 +123,23 @@ impl Learned {
         (self.median.unwrap_or(UNKNOWN_SERVICE) * LONG).max(LONG_LEAST).min(target_wait)
     }
 
+    /// Seconds that a run takes, also a long one.
+    pub(super) fn run(&self) -> f64 {
+        self.runs.iter().map(|(_, took)| *took).sum::<f64>() / self.runs.len().max(1) as f64
+    }
+
     /// Jobs that fall due in a second, without the seconds that stand out.
     pub(super) fn rate(&self) -> f64 {
-        let mut whole: Vec<f64> = self.seconds.iter().rev().skip(1).copied().collect();
+        let (mut whole, mut brought) = (Vec::with_capacity(BUCKETS_MOST), 0.0);
+        for new in self.seconds.iter().rev().skip(1) {
+            if whole.len() >= BUCKETS_LEAST && brought >= ARRIVALS {
+                break;
+            }
+            whole.push(*new);
+            brought += new;
+        }
         whole.sort_unstable_by(f64::total_cmp);
-        let few = whole.len() < BUCKETS / 2;
+        let few = whole.len() < BUCKETS_LEAST / 2;
         let (low, high) = if few { (0, 0) } else { (LOWEST_OUT, HIGHEST_OUT) };
         let kept = whole.get(low..whole.len().saturating_sub(high)).unwrap_or_default();
         (kept.iter().sum::<f64>() / kept.len().max(1) as f64).max(0.0)
@@ -152,7 +170,9 @@ impl Learned {
         // What has not ended yet tells of a slower dependency before the first slow job is over.
         // One alone may be chance.
         let seen = (late.iter().sum::<f64>() + elapsed - longest) / late.len().max(1) as f64;
-        if late.len() + under_way as usize > JUMP_SAMPLES && seen > JUMP * mean {
+        let error = (scv / late.len().max(1) as f64).sqrt();
+        if late.len() + under_way as usize > JUMP_SAMPLES && seen > mean * JUMP.max(1.0 + JUMP_ERRORS * error)
+        {
             mean = seen.min(long);
         }
         Service { mean, scv, runs: u32::try_from(self.runs.len()).unwrap_or(u32::MAX) }
@@ -188,7 +208,37 @@ mod tests {
         );
         learned.look(at(200_000), &arrived(472));
         assert!(learned.rate() < 1e-9, "{}", learned.rate());
-        assert!(learned.seconds.len() <= BUCKETS + 1);
+        assert!(learned.seconds.len() <= BUCKETS_MOST + 1);
+    }
+
+    #[test]
+    fn what_comes_rarely_is_counted_for_longer() {
+        let mut learned = Learned::default();
+        learned.look(at(0), &arrived(0));
+        // One every five seconds: of fifteen seconds two would be left out as the fullest.
+        for second in 1..=120_i64 {
+            learned.look(at(second.unsigned_abs() * 1000), &arrived(second / 5));
+        }
+        assert!((learned.rate() - 0.2).abs() < 0.04, "{}", learned.rate());
+        // Many more: the last seconds say enough.
+        for second in 121..=140_i64 {
+            learned.look(at(second.unsigned_abs() * 1000), &arrived(24 + (second - 120) * 5));
+        }
+        assert!((learned.rate() - 5.0).abs() < 1e-9, "{}", learned.rate());
+    }
+
+    #[test]
+    fn a_few_long_runs_are_chance_where_runs_differ_much() {
+        let mut learned = Learned::default();
+        // 0.4 s on average, half of them 0.1 and half 0.7.
+        let runs: Vec<f64> = (0..100).map(|n| if n % 2 == 0 { 0.1 } else { 0.7 }).collect();
+        learned.look(at(0), &Inputs { took: &runs, ..Inputs::default() });
+        let late = |learned: &mut Learned, ms: u64, count: usize| {
+            learned.look(at(ms), &Inputs { took: &vec![0.7; count], ..Inputs::default() });
+            learned.service(at(ms), 5.0, &[]).mean
+        };
+        assert!(late(&mut learned, 10_000, 7) < 0.45, "seven times the longer one");
+        assert!(late(&mut learned, 11_000, 30) > 0.65, "and thirty times more");
     }
 
     #[test]

@@ -9,15 +9,15 @@ use super::{Inputs, Terms};
 
 /// The need must have been lower for so long before workers are let go; it grows up to the second where that was soon
 /// regretted, and comes back in between.
-const HOLD: Duration = Duration::from_secs(15);
+const HOLD: Duration = Duration::from_secs(20);
 const HOLD_MOST: Duration = Duration::from_secs(40);
 const BOOTS_A_HOLD: u32 = 6;
 const REGRET: f64 = 1.5;
 const RELIEF: f64 = 0.9;
 /// Of what was needed in that time, so much is kept: what was needed more rarely is not worth waiting workers.
-const PERCENTILE: f64 = 0.4;
+const PERCENTILE: f64 = 0.35;
 /// A backlog needs what it needed at most in so long.
-const DRAIN_FOR: Duration = Duration::from_secs(4);
+const DRAIN_FOR: Duration = Duration::from_secs(1);
 /// More must have been needed for so long, where nothing is urgent.
 const PERSISTS: Duration = Duration::from_secs(10);
 /// Between going up and going down, or the other way, in calm.
@@ -27,9 +27,14 @@ const RESERVE: f64 = 1.1;
 /// What came at once is gathered for so long after a rise, unless it needs twice as many.
 const GATHER: Duration = Duration::from_millis(250);
 /// Between two rises in calm.
-const AGAIN: Duration = Duration::from_secs(4);
+const AGAIN: Duration = Duration::from_secs(7);
 /// Between two falls after a flood.
-const AFTER: Duration = Duration::from_secs(3);
+const AFTER: Duration = Duration::from_secs(8);
+/// Between any two falls, in times that a job runs: workers do not become idle any faster. `HOLD_MOST` at most.
+const RUNS: f64 = 1.25;
+/// A fall of a smaller share is put off until nothing has changed for so long.
+const STEP: f64 = 0.15;
+const STEP_AFTER: Duration = Duration::from_secs(60);
 /// Without work for so long, or so many boots, a pool needs nobody; for longer where going down is regretted.
 const LINGER: Duration = Duration::from_secs(10);
 const BOOTS_TO_LINGER: u32 = 10;
@@ -130,7 +135,7 @@ impl Memory {
         let base = if all.is_empty() { 0.0 } else { *all.select_nth_unstable_by(place, f64::total_cmp).1 };
         let reserve =
             ((terms.base * RESERVE).ceil() as u32).min(inputs.workers + inputs.elsewhere.workers).min(target);
-        let kept = super::whole(base + drain);
+        let kept = super::SPARE_TO_KEEP.whole(base + drain);
         let is_slow = inputs.boot * 2 > target_wait;
         let kept = kept.max(u32::from(lingers || is_slow)).max(if is_failing { reserve } else { 0 });
         Kept { workers: kept, is_failing }
@@ -170,12 +175,16 @@ impl Memory {
         self.more_since = None;
     }
 
-    pub(super) fn may_fall(&self, now: Mono, ready: u64) -> bool {
-        if ready > 0 {
-            return false;
-        }
-        let rests = self.fell.is_some_and(|(at, calm)| now.since(at) < if calm { TURN } else { AFTER });
-        !rests && !self.rose.is_some_and(|(at, calm)| calm && now.since(at) < TURN)
+    /// `run`: seconds that a job runs.
+    pub(super) fn may_fall(&self, now: Mono, target: u32, lower: u32, run: f64) -> bool {
+        let runs = Duration::from_secs_f64((RUNS * run).min(HOLD_MOST.as_secs_f64()));
+        let rests =
+            self.fell.is_some_and(|(at, calm)| now.since(at) < runs.max(if calm { TURN } else { AFTER }));
+        let turns = self.rose.is_some_and(|(at, calm)| calm && now.since(at) < TURN);
+        let last = [self.rose, self.fell].into_iter().flatten().map(|(at, _)| at).max();
+        let is_step = f64::from(target.saturating_sub(lower)) >= STEP * f64::from(target);
+        let is_due = is_step || last.is_none_or(|at| now.since(at) > STEP_AFTER);
+        !rests && !turns && is_due
     }
 
     pub(super) fn fell(&mut self, now: Mono) {

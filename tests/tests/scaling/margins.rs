@@ -28,24 +28,22 @@ const MARGINS: [Margin; 13] = [
     margin("ramp", 1.15, 0.8, 4.0),
     margin("diurnal", 1.15, 0.8, 4.0),
     margin("spikes", 1.80, 0.2, 4.0),
-    // Wanted: 1.20, and 4 decisions a minute. On ten seeds it comes to 1.23, and 6.3.
-    margin("heavy", 1.26, 0.8, 6.5),
+    // Wanted: 4 decisions a minute. On ten seeds it comes to 5.5.
+    margin("heavy", 1.20, 0.8, 5.6),
     margin("retry", 1.15, 0.8, 4.0),
     margin("crashloop", 1.15, 0.7, 4.0),
     margin("slowdep", 1.20, 0.9, 4.0),
     margin("satdep", 1.15, 1.0, 4.0),
-    // Wanted: 4 decisions a minute. On ten seeds it comes to 5.6.
-    margin("hourly", 1.60, 0.41, 6.0),
+    margin("hourly", 1.60, 0.40, 4.0),
     margin("deploy", 1.15, 0.8, 4.0),
     margin("sparse", 8.0, 0.2, 4.0),
-    // Wanted: 4 decisions a minute. On ten seeds it comes to 7.3.
-    margin("longjobs", 1.30, 1.1, 8.0),
+    margin("longjobs", 1.30, 1.1, 4.0),
 ];
 /// Loads that last, over which worker-seconds beside KPA are averaged.
 const LASTING: [&str; 8] = ["step", "ramp", "diurnal", "heavy", "retry", "crashloop", "slowdep", "deploy"];
 const BESIDE_KPA: f64 = 0.70;
-/// Two seeds alone scatter more than ten.
-const BESIDE_KPA_ON_FEW: f64 = 0.72;
+/// Two seeds alone scatter more than ten: so many times the limits.
+const SCATTER: f64 = 1.03;
 /// What no number of workers would help.
 const HOPELESS: &str = "satdep";
 
@@ -62,7 +60,7 @@ fn plays(name: &'static str, seeds: &[u64], make: fn() -> Box<dyn Controller>) -
     runs.into_iter().map(|run| run.join().unwrap()).collect()
 }
 
-fn check(seeds: &[u64], beside_kpa: f64) {
+fn check(seeds: &[u64], scatter: f64) {
     let (mut missed, mut beside) = (0.0, 0.0);
     let mut broken = Vec::new();
     assert_eq!(MARGINS.map(|margin| margin.name), KINDS.map(|kind| kind.name));
@@ -95,13 +93,13 @@ fn check(seeds: &[u64], beside_kpa: f64) {
         if LASTING.contains(&name) {
             beside += ratio.ln() / LASTING.len() as f64;
         }
-        if cost > margin.cost {
+        if cost > margin.cost * scatter {
             broken.push(format!("{name}: cost {cost} over {}", margin.cost));
         }
-        if ratio > margin.beside_kpa {
+        if ratio > margin.beside_kpa * scatter {
             broken.push(format!("{name}: {ratio} of the worker-seconds of KPA, over {}", margin.beside_kpa));
         }
-        if decisions > margin.decisions_a_minute {
+        if decisions > margin.decisions_a_minute * scatter {
             broken.push(format!("{name}: {decisions} decisions a minute over {}", margin.decisions_a_minute));
         }
         if reversals > 0 {
@@ -116,7 +114,7 @@ fn check(seeds: &[u64], beside_kpa: f64) {
     if missed > 0.002 {
         broken.push(format!("{missed} of all jobs miss the objective"));
     }
-    if beside > beside_kpa {
+    if beside > BESIDE_KPA * scatter {
         broken.push(format!("{beside} of the worker-seconds of KPA over {LASTING:?}"));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
@@ -124,11 +122,11 @@ fn check(seeds: &[u64], beside_kpa: f64) {
 
 #[test]
 fn the_margins_are_kept() {
-    check(&[101, 102], BESIDE_KPA_ON_FEW);
+    check(&[101, 102], SCATTER);
 }
 
 #[test]
 #[ignore = "takes a minute; the same on ten seeds"]
 fn the_margins_are_kept_on_ten_seeds() {
-    check(&(101..=110).collect::<Vec<_>>(), BESIDE_KPA);
+    check(&(101..=110).collect::<Vec<_>>(), 1.0);
 }
