@@ -165,7 +165,7 @@ impl Law {
         let keep = within(kept.workers);
         if up > self.target {
             let is_urgent = terms.drain > URGENT || keep > self.target;
-            if self.memory.may_rise(now, inputs.boot, self.target, needed, is_urgent, terms.is_flood()) {
+            if self.memory.may_rise(now, self.target, needed, is_urgent, &terms) {
                 self.target = up;
                 self.memory.rose(now);
             }
@@ -230,6 +230,9 @@ impl Law {
         let calm = CALM * objective * free;
         let calm = if is_burst || (came_at_once && work > calm) { 0.0 } else { calm };
         let drain = ((work - calm).max(0.0) / within).min(waiting / slots);
+        // However short what waits is, where long jobs hold all who are there nobody comes to it.
+        let is_stuck = is_burst && free < 1.0 / slots;
+        let drain = if is_stuck { drain.max(1.0) } else { drain };
         Terms {
             ready: inputs.ready,
             soon: soon.round() as u64,
@@ -240,6 +243,7 @@ impl Law {
             base,
             drain,
             is_burst,
+            is_stuck,
             hold: 0.0,
             own_held,
             own_runs: own.runs,

@@ -22,6 +22,8 @@ pub struct Terms {
     pub drain: f64,
     /// What waits has waited for long: it is worked off as fast as can be.
     pub is_burst: bool,
+    /// So has it, and long jobs hold all who are there or start.
+    pub is_stuck: bool,
     /// Seconds for which the need must have been lower before workers are let go.
     pub hold: f64,
     /// Of this host alone: jobs that have run for long, runs that are remembered, and the seconds that one takes.

@@ -26,8 +26,9 @@ const TURN: Duration = Duration::from_secs(10);
 const RESERVE: f64 = 1.1;
 /// What came at once is gathered for so long after a rise, unless it needs twice as many.
 const GATHER: Duration = Duration::from_millis(250);
-/// Between two rises in calm.
-const AGAIN: Duration = Duration::from_secs(7);
+/// Between two rises in calm: in times of the objective, a boot at least and so long at most.
+const AGAIN: f64 = 1.4;
+const AGAIN_MOST: Duration = Duration::from_secs(7);
 /// Between two falls after a flood.
 const AFTER: Duration = Duration::from_secs(8);
 /// Between any two falls, in times that a job runs: workers do not become idle any faster. `HOLD_MOST` at most.
@@ -49,6 +50,7 @@ pub(super) struct Memory {
     bases: VecDeque<(Mono, f64)>,
     drains: VecDeque<(Mono, f64)>,
     hold: Duration,
+    again: Duration,
     /// Since when more has been needed than there are.
     more_since: Option<Mono>,
     /// The last rise, and whether it was one in calm; and the last fall.
@@ -66,6 +68,7 @@ impl Default for Memory {
             bases: VecDeque::new(),
             drains: VecDeque::new(),
             hold: HOLD,
+            again: AGAIN_MOST,
             more_since: None,
             rose: None,
             fell: None,
@@ -108,6 +111,7 @@ impl Memory {
     ) -> Kept {
         let least = inputs.boot * BOOTS_A_HOLD;
         self.hold = self.hold.clamp(least.max(HOLD), HOLD_MOST.max(least));
+        self.again = target_wait.mul_f64(AGAIN).min(AGAIN_MOST).max(inputs.boot);
         note(&mut self.bases, now, terms.base, Duration::from_secs(1), self.hold);
         note(&mut self.drains, now, terms.drain, Duration::from_millis(250), DRAIN_FOR);
         for _ in 0..inputs.failures.saturating_sub(self.failures).min(FAILURES as u64) {
@@ -144,21 +148,21 @@ impl Memory {
     pub(super) fn may_rise(
         &mut self,
         now: Mono,
-        boot: Duration,
         target: u32,
         needed: u32,
         is_urgent: bool,
-        is_flood: bool,
+        terms: &Terms,
     ) -> bool {
+        let is_flood = terms.is_flood();
         let since = *self.more_since.get_or_insert(now);
         let turns = self.fell.is_some_and(|(at, _)| now.since(at) < TURN);
-        let again = self.rose.is_some_and(|(at, _)| now.since(at) < AGAIN.max(boot));
+        let again = self.rose.is_some_and(|(at, _)| now.since(at) < self.again);
         self.is_flooded = is_flood;
         // Those who were started for it are not there yet: a little more is no news. Much more is, however few of them there
-        // may be.
+        // may be, and that none of them is left for it.
         let gathers = self.rose.is_some_and(|(at, _)| now.since(at) < GATHER);
         let much = 2.max(if gathers { target } else { target.div_ceil(4) });
-        let more = !again || needed.saturating_sub(target) >= much;
+        let more = !again || terms.is_stuck || needed.saturating_sub(target) >= much;
         // Where nobody is, nobody waits for anybody.
         target == 0 || (is_flood && more) || (!turns && !again && (is_urgent || now.since(since) >= PERSISTS))
     }

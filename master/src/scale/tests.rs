@@ -57,6 +57,27 @@ fn a_backlog_is_worked_off_in_the_target_wait() {
 }
 
 #[test]
+fn a_job_behind_long_ones_gets_a_worker() {
+    let mut law = Law::default();
+    let limits = Limits { max: 16, ..LIMITS };
+    let running = [30.0; 5];
+    let look = |ready: u64, waited: u64| Inputs {
+        oldest: Duration::from_millis(waited),
+        running: &running,
+        took: &[0.01],
+        workers: 5,
+        ..inputs(ready)
+    };
+    assert_eq!(law.decide(at(0), &look(0, 0), &limits).target, 5);
+    // It takes a hundredth of a second, but all five are held.
+    assert_eq!(law.decide(at(1_000), &look(1, 700), &limits).target, 6);
+    let limits = Limits { slots: 4, ..limits };
+    let running = [30.0; 20];
+    let all_held = Inputs { running: &running, ..look(1, 700) };
+    assert_eq!(Law::default().decide(at(0), &all_held, &limits).target, 6, "of four slots each");
+}
+
+#[test]
 fn rates_and_service_times_are_learned() {
     let decision = flow(&mut Law::default(), &Limits { max: 40, ..LIMITS }, 200, 0.09);
     assert!((18..=20).contains(&decision.target), "{decision:?}");

@@ -66,12 +66,13 @@ fn a_worker_of_rq_is_replaced_and_scaled() {
 
     second.signal(Signal::STOP).unwrap();
     let stopped = time::mono_us();
-    // Its server may give it the first of them, which RQ knows nothing of then.
-    enqueue(&rig, &queue, 3);
+    // Its server may give it the first of them, which RQ knows nothing of then. There are enough to wait for as long as
+    // it takes to see that it does nothing, also with others beside it.
+    enqueue(&rig, &queue, 300);
     wait_kept(&up, "another worker", |it| it.iter().any(|(_, it)| *it != second) && !second.is_alive());
     figure(&format!("worker of RQ stopped → another: {} ms", (time::mono_us() - stopped) / 1_000));
     wait_log(&up, "not a line in 4s");
-    wait_finished(&rig, &up, &queue, &["7", "8"]);
+    wait_finished(&rig, &up, &queue, &["304", "305"]);
 
     let begun = time::mono_us();
     enqueue(&rig, &queue, 150);
@@ -79,7 +80,7 @@ fn a_worker_of_rq_is_replaced_and_scaled() {
         .iter()
         .map(|(_, worker)| worker.pid)
         .collect();
-    wait_finished(&rig, &up, &queue, &["157", "158"]);
+    wait_finished(&rig, &up, &queue, &["454", "455"]);
     figure(&format!("150 jobs of RQ: {} ms, {} workers", (time::mono_us() - begun) / 1_000, busy.len()));
     assert_eq!(queue.cli(&["LLEN", "rq:queue:mail"]), "0");
     assert_eq!(queue.cli(&["ZCARD", "rq:failed:mail"]), "0", "{}", log(&up));
