@@ -20,6 +20,7 @@ pub mod clock;
 pub mod control;
 pub mod exit;
 pub mod figures;
+#[cfg(feature = "store")]
 pub mod foreign;
 #[cfg(feature = "store")]
 pub mod job;
