@@ -172,7 +172,8 @@ impl StoreClock {
     }
 
     /// What this and a newer reading tell together: an answer that was long on its way makes nothing less certain that an
-    /// earlier one told. Where the two cannot both be true a clock has stepped, and the newer one counts.
+    /// earlier one told. Where the two cannot both be true a clock has stepped, and the newer one counts. `sent` of what comes
+    /// of it is no moment of a call, but what keeps the interval.
     #[must_use]
     pub fn narrowed(self, newer: Self) -> Self {
         let now = newer.received;

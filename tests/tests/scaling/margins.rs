@@ -42,8 +42,6 @@ const MARGINS: [Margin; 13] = [
 /// Loads that last, over which worker-seconds beside KPA are averaged.
 const LASTING: [&str; 8] = ["step", "ramp", "diurnal", "heavy", "retry", "crashloop", "slowdep", "deploy"];
 const BESIDE_KPA: f64 = 0.70;
-/// Two seeds alone scatter more than ten: so many times the limits.
-const SCATTER: f64 = 1.03;
 /// What no number of workers would help.
 const HOPELESS: &str = "satdep";
 
@@ -60,14 +58,17 @@ fn plays(name: &'static str, seeds: &[u64], make: fn() -> Box<dyn Controller>) -
     runs.into_iter().map(|run| run.join().unwrap()).collect()
 }
 
-fn check(seeds: &[u64], scatter: f64) {
+#[test]
+fn the_margins_are_kept_on_ten_seeds() {
+    // Fewer scatter too much to be held to these limits.
+    let seeds: Vec<u64> = (101..=110).collect();
     let (mut missed, mut beside) = (0.0, 0.0);
     let mut broken = Vec::new();
     assert_eq!(MARGINS.map(|margin| margin.name), KINDS.map(|kind| kind.name));
     for margin in &MARGINS {
         let name = margin.name;
-        let law = plays(name, seeds, || Box::new(Lawful::default()));
-        let kpa = plays(name, seeds, || Box::new(Kpa::new(0.9, 20.0, 3.0)));
+        let law = plays(name, &seeds, || Box::new(Lawful::default()));
+        let kpa = plays(name, &seeds, || Box::new(Kpa::new(0.9, 20.0, 3.0)));
         let ratio =
             (mean(&law, |law| law.worker_seconds.ln()) - mean(&kpa, |kpa| kpa.worker_seconds.ln())).exp();
         let cost = mean(&law, |law| law.cost);
@@ -93,13 +94,13 @@ fn check(seeds: &[u64], scatter: f64) {
         if LASTING.contains(&name) {
             beside += ratio.ln() / LASTING.len() as f64;
         }
-        if cost > margin.cost * scatter {
+        if cost > margin.cost {
             broken.push(format!("{name}: cost {cost} over {}", margin.cost));
         }
-        if ratio > margin.beside_kpa * scatter {
+        if ratio > margin.beside_kpa {
             broken.push(format!("{name}: {ratio} of the worker-seconds of KPA, over {}", margin.beside_kpa));
         }
-        if decisions > margin.decisions_a_minute * scatter {
+        if decisions > margin.decisions_a_minute {
             broken.push(format!("{name}: {decisions} decisions a minute over {}", margin.decisions_a_minute));
         }
         if reversals > 0 {
@@ -114,19 +115,8 @@ fn check(seeds: &[u64], scatter: f64) {
     if missed > 0.002 {
         broken.push(format!("{missed} of all jobs miss the objective"));
     }
-    if beside > BESIDE_KPA * scatter {
+    if beside > BESIDE_KPA {
         broken.push(format!("{beside} of the worker-seconds of KPA over {LASTING:?}"));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-}
-
-#[test]
-fn the_margins_are_kept() {
-    check(&[101, 102], SCATTER);
-}
-
-#[test]
-#[ignore = "takes a minute; the same on ten seeds"]
-fn the_margins_are_kept_on_ten_seeds() {
-    check(&(101..=110).collect::<Vec<_>>(), 1.0);
 }
