@@ -166,9 +166,12 @@ impl Intake {
         let mut line =
             Line { intake: self, channel, rejects, waiting: VecDeque::new(), flight: None, retry: None };
         let ended = line.run(consumer, unsure).await;
-        // What is under way is stored in any case: its ids are needed when it comes again.
+        // What is under way is stored in any case, and counted now: its ids are needed when it comes again.
         if let Some(flight) = line.flight.take() {
-            unsure.remember(flight.await.0);
+            let (batch, verdicts) = flight.await;
+            let new = |verdict: &&Verdict| matches!(verdict, Verdict::Taken { new: true });
+            line.intake.tally.add(verdicts.iter().flatten().filter(new).count(), 0);
+            unsure.remember(batch);
         }
         unsure.remember(std::mem::take(&mut line.waiting));
         close(&connection).await;

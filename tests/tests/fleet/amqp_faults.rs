@@ -78,8 +78,7 @@ fn a_broker_that_is_killed_is_found_again(store: Store) {
     let client = published.unwrap_or_else(|late| panic!("{late}\n{}", log(&up)));
     wait_stored(&rig, &up, 3_000);
     wait_taken(&client, "jobs", &up);
-    // Not how many: of what was stored as the broker died, the acknowledgement was lost, and with it the count.
-    wait_says(&rig, &up, "jobs → default: taking in, ");
+    wait_says(&rig, &up, "jobs → default: taking in, 3000 taken");
 }
 
 fn a_part_that_is_killed_loses_nothing_and_takes_nothing_twice(store: Store) {
