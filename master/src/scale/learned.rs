@@ -25,8 +25,8 @@ const ARRIVALS: f64 = 25.0;
 /// What of them is left out: a burst is a backlog, not a rate.
 const HIGHEST_OUT: usize = 2;
 const LOWEST_OUT: usize = 1;
-/// Runs of so late tell that jobs take longer now, when so many say so, by so much, and by so many standard errors of what
-/// they make.
+/// What was run in so long tells that jobs take longer now, when so many say so, by so much, and by so many standard errors
+/// of what they make.
 const LATELY: Duration = Duration::from_secs(4);
 const JUMP: f64 = 1.4;
 const JUMP_SAMPLES: usize = 6;
@@ -149,30 +149,32 @@ impl Learned {
     pub(super) fn service(&self, now: Mono, long: f64, running: &[f64]) -> Service {
         let count = self.runs.len() as f64;
         let cut = |took: f64| took.min(long);
-        let short = running.iter().copied().filter(|ran| *ran <= long);
-        let (elapsed, under_way, longest) = short
-            .fold((0.0, 0.0, 0.0_f64), |(sum, count, most), ran| (sum + ran, count + 1.0, most.max(ran)));
-        if self.runs.is_empty() {
+        // As long as so many seconds count, of those that run and are not long: seconds in all, how many, and the most.
+        let under_way = |within: f64| {
+            let short = running.iter().filter(|ran| **ran <= long).map(|ran| ran.min(within));
+            short.fold((0.0, 0.0, 0.0_f64), |(sum, count, most), ran| (sum + ran, count + 1.0, most.max(ran)))
+        };
+        let ago = |at: Mono| now.since(at).as_secs_f64();
+        let Some((first, _)) = self.runs.front() else {
             // As long as none has ended, they take as long as they have taken so far, at least.
-            let mean = UNKNOWN_SERVICE.max(if under_way > 0.0 { elapsed / under_way } else { 0.0 });
+            let (elapsed, count, _) = under_way(f64::INFINITY);
+            let mean = UNKNOWN_SERVICE.max(if count > 0.0 { elapsed / count } else { 0.0 });
             return Service { mean: mean.min(long), scv: 1.0, runs: 0 };
-        }
+        };
         let mut mean = self.runs.iter().map(|(_, took)| cut(*took)).sum::<f64>() / count;
         let square = self.runs.iter().map(|(_, took)| (cut(*took) - mean).powi(2)).sum::<f64>() / count;
         let scv = if mean > 0.0 { square / (mean * mean) } else { 0.0 };
-        let late: Vec<f64> = self
-            .runs
-            .iter()
-            .rev()
-            .take_while(|(at, _)| now.since(*at) <= LATELY)
-            .map(|(_, took)| cut(*took))
-            .collect();
-        // What has not ended yet tells of a slower dependency before the first slow job is over.
-        // One alone may be chance.
-        let seen = (late.iter().sum::<f64>() + elapsed - longest) / late.len().max(1) as f64;
-        let error = (scv / late.len().max(1) as f64).sqrt();
-        if late.len() + under_way as usize > JUMP_SAMPLES && seen > mean * JUMP.max(1.0 + JUMP_ERRORS * error)
-        {
+        // All time that was spent in the last seconds over the runs that ended in them: what has not ended yet tells of a
+        // slower dependency before the first slow job is over. One alone may be chance.
+        let lately = LATELY.as_secs_f64().min(ago(*first));
+        let late = self.runs.iter().rev().take_while(|(at, _)| ago(*at) <= lately);
+        let (spent, ended) = late.fold((0.0, 0_usize), |(sum, count), (at, took)| {
+            (sum + cut(*took).min(lately - ago(*at)), count + 1)
+        });
+        let (elapsed, running, longest) = under_way(lately);
+        let seen = (spent + elapsed - longest) / ended.max(1) as f64;
+        let error = (scv / ended.max(1) as f64).sqrt();
+        if ended + running as usize > JUMP_SAMPLES && seen > mean * JUMP.max(1.0 + JUMP_ERRORS * error) {
             mean = seen.min(long);
         }
         Service { mean, scv, runs: u32::try_from(self.runs.len()).unwrap_or(u32::MAX) }
@@ -261,6 +263,21 @@ mod tests {
         assert!((learned.service(at(100), long, &[]).mean - 0.1).abs() < 1e-9);
         assert!((learned.service(at(5000), long, &[0.5; 8]).mean - 0.6).abs() < 1e-9);
         assert!((learned.service(at(5000), long, &[0.5; 2]).mean - 0.1).abs() < 1e-9, "two may be chance");
+    }
+
+    #[test]
+    fn jobs_that_run_for_longer_than_is_looked_at_are_no_slower_for_it() {
+        let mut learned = Learned::default();
+        // One a second of 20 s, so that twenty are under way.
+        for second in 0..60 {
+            learned.look(at(second * 1000), &Inputs { took: &[20.0], ..Inputs::default() });
+        }
+        let running: Vec<f64> = (0..20).map(|n| f64::from(n) + 0.9).collect();
+        let mean = learned.service(at(59_900), 60.0, &running).mean;
+        assert!((mean - 20.0).abs() < 1e-9, "{mean}");
+        // Ten times as many that run for as long as they may tell of something.
+        let mean = learned.service(at(59_900), 60.0, &[50.0; 200]).mean;
+        assert!(mean > 59.0, "{mean}");
     }
 
     #[test]
