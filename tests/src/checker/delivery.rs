@@ -149,6 +149,19 @@ fn was_away(book: &Book, from: u64, to: u64) -> bool {
     })
 }
 
+/// Whether its process was stopped before its ack can have been sent, and did not go on until then.
+fn stands_still(run: &Execution, until: u64, tolerances: &Tolerances) -> bool {
+    let mut stopped = None;
+    for fact in run.process.iter().take_while(|fact| fact.mono_us < until) {
+        match fact.what {
+            Happening::Fault(Fault::Stop) => stopped = stopped.or(Some(fact.mono_us)),
+            Happening::Fault(Fault::Continue) => stopped = None,
+            _ => {}
+        }
+    }
+    stopped.is_some_and(|at| at <= run.end_us().saturating_add(tolerances.ack_us))
+}
+
 /// A job runs again only because its run asked for it or was cut off.
 pub(super) fn a_rerun_has_a_cause(book: &Book, tolerances: &Tolerances, findings: &mut Findings) {
     for job in &book.jobs {
@@ -226,8 +239,8 @@ pub(super) fn recovery_is_prompt(book: &Book, tolerances: &Tolerances, findings:
 
 /// A snooze and a give-back leave the attempt as it was; a retry raises it.
 ///
-/// A run whose process died before its word can have been acknowledged is judged as cut off, not by that word. One that
-/// leaves by itself has its acks sent first, unless it leaves because its leases are about to lapse: then it also leaves
+/// A run whose process died before its word can have been acknowledged is judged as cut off, not by that word; so is one
+/// whose process was stopped by then, and had not gone on when the job ran again. One that leaves by itself has its acks sent first, unless it leaves because its leases are about to lapse: then it also leaves
 /// others of its jobs unfinished, or the store was away.
 pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, findings: &mut Findings) {
     let last = |run: &Execution| run.process.iter().find(|it| it.is_end()).copied();
@@ -254,7 +267,8 @@ pub(super) fn attempts_are_charged_fairly(book: &Book, tolerances: &Tolerances, 
                 }
                 _ => end_us,
             };
-            if one.death_us() < next.start.mono_us && one.death_us() <= heard_us {
+            let died = one.death_us() < next.start.mono_us && one.death_us() <= heard_us;
+            if died || stands_still(one, next.start.mono_us, tolerances) {
                 continue;
             }
             let fair = match outcome {

@@ -442,6 +442,37 @@ fn a_store_that_is_away_takes_no_acks() {
     }
 }
 
+#[test]
+fn who_is_stopped_sends_no_acks() {
+    // Its worker says how the job ended, and stands still before that can have been sent.
+    for (stopped_ms, goes_on_ms, fair) in
+        [(3_005, None, true), (3_005, Some(3_050), false), (3_005, Some(3_350), true), (3_200, None, false)]
+    {
+        let mut scenario = Scenario::good();
+        scenario.drop_where(|entry| is_start(&entry.event, "released") && entry.ms > 3_000);
+        scenario.drop_where(|entry| matches!(&entry.event, Event::End { id, .. } if id == "released"));
+        scenario.drop_where(|entry| matches!(entry.event, Event::Death { target_pid: DRAINED, .. }));
+        scenario.add(3_005, DRAINED, end("released", 11, Outcome::Retry));
+        scenario.add(3_300, CALM, start("released", 1, 12)).add(
+            3_302,
+            CALM,
+            end("released", 12, Outcome::Done),
+        );
+        let told = |fault| Event::Fault {
+            fault,
+            target_pid: Some(DRAINED),
+            target_start: None,
+            role: Some(Role::Worker),
+        };
+        scenario.add(stopped_ms, NEMESIS, told(Fault::Stop));
+        if let Some(ms) = goes_on_ms {
+            scenario.add(ms, NEMESIS, told(Fault::Continue));
+        }
+        let said = scenario.verdict(&tolerances()).1;
+        assert_eq!(!said.contains("attempts_are_charged_fairly (P8)"), fair, "{stopped_ms}: {said}");
+    }
+}
+
 /// The job runs on past its time, while its master is stopped from 50 s to `until` s.
 fn overdue_while_its_master_is_stopped(until: u64, ended: Event) -> String {
     const MASTER: u32 = 98;

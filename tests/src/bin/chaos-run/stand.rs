@@ -1,6 +1,7 @@
 //! What every run stands on: a store, a site for the binary, a fleet in it, and a folder of histories.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,14 @@ impl Stand {
     pub(crate) fn new(options: &Options, plan: &Plan) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("roundsman-chaos-").tempdir()?;
         let history = options.keep.clone().unwrap_or_else(|| folder.path().join("history"));
+        // The checker would judge two runs as one.
+        if fs::read_dir(&history).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(format!(
+                "{}: not empty, and a run is judged by all that is there",
+                history.display()
+            )
+            .into());
+        }
         let writer = HistoryWriter::create(&history, "runner")?;
         // SQLite's file lies in the site's own folder, which is known only when the site is.
         let site = match &plan.binary {
@@ -185,13 +194,13 @@ impl Stand {
     /// Other settings of the pool, such that each worker is replaced by one that has them when they are read again.
     pub(crate) fn change_settings(&self) -> Result<(), Failure> {
         let file = self.site.work().join("roundsman.toml");
-        let settings = std::fs::read_to_string(&file)?;
+        let settings = fs::read_to_string(&file)?;
         let (old, new) = if settings.contains("slots = 4") { (4, 5) } else { (5, 4) };
         let changed = settings.replace(&format!("slots = {old}"), &format!("slots = {new}"));
         if changed == settings {
             return Err("the pool has neither 4 slots nor 5".into());
         }
-        Ok(std::fs::write(&file, changed)?)
+        Ok(fs::write(&file, changed)?)
     }
 
     pub(crate) fn fleet(&self) -> Result<&Up, Failure> {
@@ -249,7 +258,7 @@ impl Stand {
     /// The log of all fleets so far, where something is to be looked for.
     pub(crate) fn keep_logs(&self, folder: &Path) -> std::io::Result<()> {
         for (number, up) in self.fleets.iter().enumerate() {
-            std::fs::write(folder.join(format!("up-{number}.log")), up.stderr())?;
+            fs::write(folder.join(format!("up-{number}.log")), up.stderr())?;
         }
         Ok(())
     }
