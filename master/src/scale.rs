@@ -25,9 +25,10 @@ use memory::Memory;
 
 /// Between two looks, about.
 const LOOK: f64 = 0.25;
-/// The share of the time between a start and the objective within which what is counted of a backlog is to be worked off,
-/// by whether it came evenly or at once, and the least share of the objective that is taken for it.
-const DRAIN: f64 = 1.15;
+/// The times of what the objective leaves after a start within which what is counted of a backlog is to be worked off: of
+/// one that came evenly, times the share that is left, since less may be put off the longer a start takes; of one that came
+/// at once; and the least share of the objective that is taken for it.
+const DRAIN: f64 = 2.0;
 const DRAIN_AT_ONCE: f64 = 0.65;
 const DRAIN_LEAST: f64 = 0.2;
 /// A backlog that those who are there work off in this share of the objective needs nobody else.
@@ -38,7 +39,7 @@ const LATE_DRAIN: f64 = 0.25;
 /// More than so many times what the flow brings in that time came at once.
 const AT_ONCE: f64 = 2.0;
 /// A backlog worth so much of a worker is acted on at once.
-const URGENT: f64 = 1.0;
+const URGENT: f64 = 1.2;
 /// What is more than a whole number by less than this, or than this share of all, starts no further worker; and keeps none.
 /// One that is let go though the flow needs it soon comes back.
 const SPARE: Spare = Spare { most: 0.45, share: 0.15 };
@@ -163,8 +164,9 @@ impl Law {
         let up = within(needed);
         let kept = self.memory.look(now, inputs, &terms, self.target, limits.target_wait);
         let keep = within(kept.workers);
+        let mut is_small = false;
         if up > self.target {
-            let is_urgent = terms.drain > URGENT || keep > self.target;
+            let is_urgent = terms.drain > URGENT;
             if self.memory.may_rise(now, self.target, needed, is_urgent, &terms) {
                 self.target = up;
                 self.memory.rose(now);
@@ -172,9 +174,11 @@ impl Law {
         } else {
             self.memory.calm();
             let lower = keep.max(up);
+            is_small = lower < self.target && !self.memory.is_due(now, self.target, lower, limits.slots);
             if lower < self.target
+                && !is_small
                 && inputs.ready == 0
-                && self.memory.may_fall(now, self.target, lower, self.learned.run())
+                && self.memory.may_fall(now, self.learned.run())
             {
                 self.target = lower;
                 self.memory.fell(now);
@@ -188,7 +192,7 @@ impl Law {
         }
         let saturated = self.full_since.is_some_and(|since| now.since(since) >= SATURATED);
         let reason = self.reason(needed, kept.is_failing, limits);
-        let terms = Terms { hold: self.memory.hold().as_secs_f64(), ..terms };
+        let terms = Terms { hold: self.memory.hold().as_secs_f64(), is_small, ..terms };
         let why = words::of(&terms, needed, self.target, reason, limits);
         Decision { target: self.target, needed, why, reason, saturated, terms }
     }
@@ -224,7 +228,7 @@ impl Law {
         let within = match came_at_once {
             true if is_burst => LATE_DRAIN * objective,
             true => DRAIN_AT_ONCE * left,
-            false => DRAIN * left,
+            false => DRAIN * left * (left / objective),
         };
         let within = within.max(DRAIN_LEAST * objective);
         let calm = CALM * objective * free;
@@ -245,6 +249,7 @@ impl Law {
             is_burst,
             is_stuck,
             hold: 0.0,
+            is_small: false,
             own_held,
             own_runs: own.runs,
             own_service: own.mean,

@@ -26,6 +26,8 @@ pub struct Terms {
     pub is_stuck: bool,
     /// Seconds for which the need must have been lower before workers are let go.
     pub hold: f64,
+    /// Fewer are needed, but by so little that it is put off.
+    pub is_small: bool,
     /// Of this host alone: jobs that have run for long, runs that are remembered, and the seconds that one takes.
     pub own_held: u32,
     pub own_runs: u32,

@@ -14,7 +14,7 @@ const HOLD_MOST: Duration = Duration::from_secs(40);
 const BOOTS_A_HOLD: u32 = 6;
 const REGRET: f64 = 1.5;
 const RELIEF: f64 = 0.9;
-/// Of what was needed in that time, so much is kept: what was needed more rarely is not worth waiting workers.
+/// Of what the flow needed in that time, so much is kept: what was needed more rarely is not worth waiting workers.
 const PERCENTILE: f64 = 0.35;
 /// A backlog needs what it needed at most in so long.
 const DRAIN_FOR: Duration = Duration::from_secs(1);
@@ -36,6 +36,10 @@ const RUNS: f64 = 1.25;
 /// A fall of a smaller share is put off until nothing has changed for so long.
 const STEP: f64 = 0.15;
 const STEP_AFTER: Duration = Duration::from_secs(60);
+/// How many long jobs run varies by chance, by about the root of how many run on average: a fall of fewer workers than so
+/// many roots is put off as well. The average is one over about so long.
+const ROOTS: f64 = 1.55;
+const HELD_OVER: Duration = Duration::from_secs(60);
 /// Without work for so long, or so many boots, a pool needs nobody; for longer where going down is regretted.
 const LINGER: Duration = Duration::from_secs(10);
 const BOOTS_TO_LINGER: u32 = 10;
@@ -46,9 +50,12 @@ const FAILING: Duration = Duration::from_secs(10);
 /// See the module's text.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
-    /// The highest base of each second.
-    bases: VecDeque<(Mono, f64)>,
+    /// What the flow needed, the most of each second.
+    flows: VecDeque<(Mono, f64)>,
     drains: VecDeque<(Mono, f64)>,
+    /// Workers that long jobs hold, on average, as of the last look.
+    held: f64,
+    looked: Option<Mono>,
     hold: Duration,
     again: Duration,
     /// Since when more has been needed than there are.
@@ -65,8 +72,10 @@ pub(super) struct Memory {
 impl Default for Memory {
     fn default() -> Self {
         Self {
-            bases: VecDeque::new(),
+            flows: VecDeque::new(),
             drains: VecDeque::new(),
+            held: 0.0,
+            looked: None,
             hold: HOLD,
             again: AGAIN_MOST,
             more_since: None,
@@ -91,7 +100,7 @@ impl Memory {
     pub(super) fn adopt(&mut self, now: Mono, workers: f64) {
         for ago in (0..self.hold.as_secs()).rev() {
             let at = now.as_nanos().saturating_sub(ago * 1_000_000_000);
-            self.bases.push_back((Mono::from_nanos(at), workers));
+            self.flows.push_back((Mono::from_nanos(at), workers));
         }
         self.busy = Some(now);
     }
@@ -112,7 +121,8 @@ impl Memory {
         let least = inputs.boot * BOOTS_A_HOLD;
         self.hold = self.hold.clamp(least.max(HOLD), HOLD_MOST.max(least));
         self.again = target_wait.mul_f64(AGAIN).min(AGAIN_MOST).max(inputs.boot);
-        note(&mut self.bases, now, terms.base, Duration::from_secs(1), self.hold);
+        note(&mut self.flows, now, terms.base - terms.held, Duration::from_secs(1), self.hold);
+        self.average(now, terms.held);
         note(&mut self.drains, now, terms.drain, Duration::from_millis(250), DRAIN_FOR);
         for _ in 0..inputs.failures.saturating_sub(self.failures).min(FAILURES as u64) {
             self.failed.push_back(now);
@@ -134,15 +144,21 @@ impl Memory {
         } else {
             0.0
         };
-        let mut all: Vec<f64> = self.bases.iter().map(|(_, base)| *base).collect();
+        let mut all: Vec<f64> = self.flows.iter().map(|(_, flow)| *flow).collect();
         let place = ((all.len() as f64 * PERCENTILE) as usize).min(all.len().saturating_sub(1));
-        let base = if all.is_empty() { 0.0 } else { *all.select_nth_unstable_by(place, f64::total_cmp).1 };
+        let flow = if all.is_empty() { 0.0 } else { *all.select_nth_unstable_by(place, f64::total_cmp).1 };
         let reserve =
             ((terms.base * RESERVE).ceil() as u32).min(inputs.workers + inputs.elsewhere.workers).min(target);
-        let kept = super::SPARE_TO_KEEP.whole(base + drain);
+        let kept = super::SPARE_TO_KEEP.whole(terms.held + flow + drain);
         let is_slow = inputs.boot * 2 > target_wait;
         let kept = kept.max(u32::from(lingers || is_slow)).max(if is_failing { reserve } else { 0 });
         Kept { workers: kept, is_failing }
+    }
+
+    fn average(&mut self, now: Mono, held: f64) {
+        let passed = self.looked.replace(now).map_or(Duration::ZERO, |at| now.since(at));
+        let weight = 1.0 - (-passed.div_duration_f64(HELD_OVER)).exp();
+        self.held += weight * (held - self.held);
     }
 
     pub(super) fn may_rise(
@@ -179,16 +195,22 @@ impl Memory {
         self.more_since = None;
     }
 
+    /// Whether a fall to so many is large enough, or is due since nothing has changed for long; that there is nothing to do
+    /// is no chance. `slots`: jobs that a worker runs at once.
+    pub(super) fn is_due(&self, now: Mono, target: u32, lower: u32, slots: u16) -> bool {
+        let chance = ROOTS * (self.held / f64::from(slots.max(1))).sqrt();
+        let is_step = f64::from(target.saturating_sub(lower)) >= chance.max(STEP * f64::from(target));
+        let last = [self.rose, self.fell].into_iter().flatten().map(|(at, _)| at).max();
+        lower == 0 || is_step || last.is_none_or(|at| now.since(at) > STEP_AFTER)
+    }
+
     /// `run`: seconds that a job runs.
-    pub(super) fn may_fall(&self, now: Mono, target: u32, lower: u32, run: f64) -> bool {
+    pub(super) fn may_fall(&self, now: Mono, run: f64) -> bool {
         let runs = Duration::from_secs_f64((RUNS * run).min(HOLD_MOST.as_secs_f64()));
         let rests =
             self.fell.is_some_and(|(at, calm)| now.since(at) < runs.max(if calm { TURN } else { AFTER }));
         let turns = self.rose.is_some_and(|(at, calm)| calm && now.since(at) < TURN);
-        let last = [self.rose, self.fell].into_iter().flatten().map(|(at, _)| at).max();
-        let is_step = f64::from(target.saturating_sub(lower)) >= STEP * f64::from(target);
-        let is_due = is_step || last.is_none_or(|at| now.since(at) > STEP_AFTER);
-        !rests && !turns && is_due
+        !rests && !turns
     }
 
     pub(super) fn fell(&mut self, now: Mono) {

@@ -91,7 +91,31 @@ fn long_jobs_hold_their_workers() {
     assert_eq!(law.decide(at(0), &look, &LIMITS).target, 3);
     let look = Inputs { running: &[9.0, 9.0], workers: 3, ..inputs(0) };
     let why = law.decide(at(60_000), &look, &LIMITS).why;
-    assert_eq!(why, "2 workers held by long jobs need 2 workers");
+    assert_eq!(
+        why,
+        "2 workers held by long jobs need 2 workers; 3, as so small a fall is put off for a while"
+    );
+    assert_eq!(law.decide(at(61_000), &look, &LIMITS).why, "2 workers held by long jobs need 2 workers");
+}
+
+#[test]
+fn a_few_long_jobs_fewer_are_chance() {
+    let mut law = Law::default();
+    let limits = Limits { max: 20, ..LIMITS };
+    let mut held = |seconds: std::ops::Range<u64>, count: usize| {
+        let running = vec![9.0; count];
+        let mut look = |second: u64| {
+            law.decide(at(second * 1000), &Inputs { running: &running, workers: 10, ..inputs(0) }, &limits)
+                .target
+        };
+        seconds.map(&mut look).last().unwrap()
+    };
+    assert_eq!(held(0..50, 9), 9);
+    // The root of nine is three.
+    assert_eq!(held(50..58, 6), 9, "three fewer");
+    assert_eq!(held(58..60, 3), 3, "six fewer, and no hold for what they hold no more");
+    assert_eq!(held(60..118, 2), 3, "one fewer");
+    assert_eq!(held(118..121, 2), 2, "but not for ever");
 }
 
 #[test]

@@ -88,6 +88,9 @@ pub(super) fn of(terms: &Terms, needed: u32, target: u32, reason: Reason, limits
         Reason::Failing => {
             let _ = write!(text, "; {target} as long as workers fail");
         }
+        Reason::Hold if terms.is_small => {
+            let _ = write!(text, "; {target}, as so small a fall is put off for a while");
+        }
         Reason::Hold if target > needed => {
             let _ = write!(text, "; {target} until the need has been lower for {:.0} s", terms.hold);
         }

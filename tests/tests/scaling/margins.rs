@@ -1,5 +1,4 @@
-//! What the law is to keep, on seeds that it was not tuned on. Where more was wanted than is reached, the wish stands
-//! beside it.
+//! What the law is to keep, on seeds that it was not tuned on.
 
 use std::thread;
 
@@ -28,8 +27,7 @@ const MARGINS: [Margin; 13] = [
     margin("ramp", 1.15, 0.8, 4.0),
     margin("diurnal", 1.15, 0.8, 4.0),
     margin("spikes", 1.80, 0.2, 4.0),
-    // Wanted: 4 decisions a minute. On ten seeds it comes to 5.5.
-    margin("heavy", 1.20, 0.8, 5.6),
+    margin("heavy", 1.20, 0.8, 4.0),
     margin("retry", 1.15, 0.8, 4.0),
     margin("crashloop", 1.15, 0.7, 4.0),
     margin("slowdep", 1.20, 0.9, 4.0),
