@@ -149,7 +149,8 @@ impl Learned {
     pub(super) fn service(&self, now: Mono, long: f64, running: &[f64]) -> Service {
         let count = self.runs.len() as f64;
         let cut = |took: f64| took.min(long);
-        // As long as so many seconds count, of those that run and are not long: seconds in all, how many, and the most.
+        // What those have run that are under way and not long, each counted for so many seconds at most: in all, of how
+        // many, and the most of one.
         let under_way = |within: f64| {
             let short = running.iter().filter(|ran| **ran <= long).map(|ran| ran.min(within));
             short.fold((0.0, 0.0, 0.0_f64), |(sum, count, most), ran| (sum + ran, count + 1.0, most.max(ran)))
