@@ -220,8 +220,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_names_are_those_that_operators_rely_on() {
+    /// Something of every family.
+    fn everything() -> String {
         let mut figures = Figures::default();
         figures.count(Metric::Jobs, &["q", "a \"kind\"\\", "done"], 3);
         let wait = figures.place(Metric::JobWait, &["q"]);
@@ -245,7 +245,32 @@ mod tests {
         };
         let figures: Vec<Figure> = figures.iter().cloned().collect();
         let scrape = Scrape { version: "1.2.3", figures, outlook, queues: Some(vec![view]) };
-        let text = scrape.text(Format::OpenMetrics).unwrap();
+        scrape.text(Format::OpenMetrics).unwrap()
+    }
+
+    /// What `ops/alerts.yml` asks for is there, and whoever is woken is told what to do.
+    #[test]
+    fn alerts_are_about_what_is_exposed() {
+        let (rules, text) = (include_str!("../alerts.yml"), everything());
+        let names = rules.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let names: Vec<&str> = names.filter(|word| word.starts_with("roundsman_")).collect();
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            assert!(
+                text.lines().any(|line| line.split(['{', ' ']).next() == Some(name)),
+                "{name} is not in\n{text}"
+            );
+        }
+        for alert in rules.split("- alert: ").skip(1) {
+            for part in ["expr:", "severity:", "summary:", "description:"] {
+                assert!(alert.contains(part), "no {part} in {alert}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_names_are_those_that_operators_rely_on() {
+        let text = everything();
         for line in [
             r#"roundsman_build_info{version="1.2.3"} 1"#,
             "roundsman_store_up 1",
